@@ -1,0 +1,96 @@
+package kvadapter
+
+import (
+	"context"
+	"errors"
+
+	"github.com/attunekv/attune"
+)
+
+// Large is the size in bytes from which a value is handed over instead of
+// copied: neither caller nor backend may modify it afterwards, and either may
+// keep it. Smaller values are copied at the border, in both directions.
+const Large = 32 << 10
+
+// Stamp names the change that wrote a record: the generation of the cluster and
+// the version. It tells bytes that are current from bytes a store forgot to
+// forget.
+type Stamp struct {
+	Gen     uint32
+	Version attune.Version
+}
+
+// Record is what a backend keeps for a key.
+type Record struct {
+	Stamp Stamp
+	Value []byte
+}
+
+// Sentinel errors. A backend wraps them with what it knows: which server, which
+// file.
+var (
+	// ErrNotFound is returned by Get for a key that was never put, was deleted,
+	// or was forgotten, and for bytes that are not a record of this software.
+	ErrNotFound = errors.New("no such record")
+	// ErrUnavailable is returned when the store did not answer, or answered
+	// that it cannot. A Put or Delete may or may not have happened.
+	ErrUnavailable = errors.New("backend unavailable")
+	// ErrTooLarge is returned by Put for a record the store will never take.
+	ErrTooLarge = errors.New("value too large for the backend")
+	// ErrFull is returned by Put when the store has no room left. The record
+	// put before, if any, may be gone.
+	ErrFull = errors.New("backend is full")
+)
+
+// Backend keeps bytes for one controller. It knows no version, expiry or peer:
+// a record it returns may be old, and the caller compares stamps. All methods
+// may be called concurrently; two Puts to one key leave either.
+type Backend interface {
+	// Get returns the record last put. A value shorter than Large is appended
+	// to buf[:0], growing it if it must; a larger one may be the backend's own
+	// memory. Errors: ErrNotFound, ErrUnavailable, the cause of ctx.
+	Get(ctx context.Context, key attune.Key, buf []byte) (Record, error)
+	// Put keeps rec under key until it is deleted, replaced or forgotten. It
+	// copies rec.Value if shorter than Large, and may keep it otherwise.
+	// Errors: ErrUnavailable, ErrTooLarge, ErrFull, the cause of ctx.
+	Put(ctx context.Context, key attune.Key, rec Record) error
+	// Delete forgets the record; a key that has none is no error. A backend
+	// that finds records by text alone does nothing if key.Text is nil.
+	// Errors: ErrUnavailable, the cause of ctx.
+	Delete(ctx context.Context, key attune.Key) error
+	// Close releases what the backend holds; no call may follow.
+	Close() error
+}
+
+// Memory is a Backend that lives in this process: its calls neither wait nor
+// fail for want of a server, so a replica makes them under its own locks, and
+// bytes and index change together.
+type Memory interface {
+	Backend
+	// Used is the bytes that live records cost, overhead included. The memory
+	// taken from the operating system stays within 8 % of it, plus 2 MiB.
+	Used() int64
+}
+
+// Batcher is a Backend that fetches many records for less than one by one.
+// recs[i].Value is nil where keys[i] was not found.
+type Batcher interface {
+	GetMulti(ctx context.Context, keys []attune.Key, recs []Record) error
+}
+
+// Scanner is a Backend that can list what it holds, in no particular order and
+// without a consistent cut. It stops early when fn returns false.
+type Scanner interface {
+	Scan(ctx context.Context, fn func(key []byte, stamp Stamp, size int) bool) error
+}
+
+// Stat is one named figure of a backend, for `stats` and /metrics.
+type Stat struct {
+	Name  string // lower case, underscores
+	Value int64
+}
+
+// Statter is a Backend that has figures to show.
+type Statter interface {
+	Stats() []Stat
+}

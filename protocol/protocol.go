@@ -1,0 +1,72 @@
+package protocol
+
+import (
+	"errors"
+
+	"github.com/attunekv/attune"
+)
+
+// Kind says what a Request wants of the session.
+type Kind uint8
+
+const (
+	// Op: execute Request.Op and reply with its result.
+	Op Kind = iota
+	// End closes a text read of several keys: reply its terminator. The keys
+	// came before it, a Request each, so a line of any length needs no memory.
+	End
+	// Reply: nothing to execute; the parser knows the answer (an error, OK).
+	Reply
+	// Noop: mn and binary NOOP; reply after everything before it.
+	Noop
+	// Version, Stats, Shutdown and Dump (lru_crawler metadump, stats cachedump)
+	// are answered by the controller from Args.
+	Version
+	Stats
+	Shutdown
+	Dump
+	// Quit: close once everything before it is answered and written.
+	Quit
+)
+
+// ErrClose is returned by Next when the stream can no longer be understood, or
+// must not be answered: the session writes what it owes and closes. The Request
+// may still hold a Reply to write first.
+var ErrClose = errors.New("connection closed by protocol")
+
+// Request is one command of a connection, or one key of a multi-key read. The
+// session owns it and reuses it; its slices point into the buffer given to
+// [Parser.Next] and live as long as that.
+type Request struct {
+	Kind Kind
+	Op   attune.Op // with Kind Op
+	Args [][]byte  // with Stats, Dump, Shutdown
+
+	// Body is the size of the data block that follows what Next consumed, or -1
+	// if there is none. The block is Body+Trailer bytes on the wire.
+	Body    int
+	Trailer int // 2 for text (CR LF), 0 for binary
+	// Skip is how many bytes to read and drop before the next request: the
+	// block of a command that was refused.
+	Skip int64
+	// First is set on the first key of a text read, so that the session can
+	// remember where the command's replies begin; Undo, on a Reply, asks it to
+	// take back those of this command that were not sent yet.
+	First, Undo bool
+
+	// What the reply looks like; see AppendHead.
+	wire
+}
+
+// Parser turns one connection's bytes into Requests and Results back into
+// bytes. The first byte of the connection chooses binary (0x80) or text. It
+// does no I/O, starts no goroutine, and allocates nothing for get, set and
+// their meta and binary relatives.
+type Parser struct {
+	// MaxItem is the largest value accepted, in bytes.
+	MaxItem int
+	// NoFlush refuses flush_all.
+	NoFlush bool
+
+	state
+}
