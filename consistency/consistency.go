@@ -51,6 +51,10 @@ type Engine interface {
 	// Barrier returns once the local replica may answer any read begun before
 	// the call. Errors: the level cannot be kept now.
 	Barrier(ctx context.Context, s *Session) error
+	// Recover is called when the local replica has lost the bytes of an item it
+	// has in its index. It returns the item from elsewhere or, if nobody has it,
+	// removes exactly that version and returns the zero Item: a miss.
+	Recover(ctx context.Context, key attune.Key, lost attune.Item) (attune.Item, error)
 	// Now is the engine's clock for expiry, in unix milliseconds.
 	Now() int64
 	// Ready is closed when the level is first served.

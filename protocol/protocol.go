@@ -15,12 +15,15 @@ const (
 	// End closes a text read of several keys: reply its terminator. The keys
 	// came before it, a Request each, so a line of any length needs no memory.
 	End
-	// Reply: nothing to execute; the parser knows the answer (an error, OK).
+	// Reply: nothing to execute; the parser knows the answer (an error, OK). It
+	// may be empty: an error after noreply, or bytes that were only dropped.
 	Reply
 	// Noop: mn and binary NOOP; reply after everything before it.
 	Noop
-	// Version, Stats, Shutdown and Dump (lru_crawler metadump, stats cachedump)
-	// are answered by the controller from Args.
+	// Version, Stats, Shutdown and Dump (lru_crawler metadump and mgdump, stats
+	// cachedump) are answered by the controller. Args holds the words after the
+	// command: for Stats none, "settings", "detail on"...; for Shutdown none or
+	// "graceful"; for Dump "metadump all", "mgdump 1,2", "cachedump 1 100".
 	Version
 	Stats
 	Shutdown
@@ -29,14 +32,24 @@ const (
 	Quit
 )
 
+const (
+	// MaxKey is the longest key, in bytes.
+	MaxKey = 250
+	// MaxLine is the longest command line, in bytes, its terminator included,
+	// and more than any binary header with extras and key. With that many bytes
+	// in hand [Parser.Next] always moves on. Reads of several keys may be longer.
+	MaxLine = 2049
+)
+
 // ErrClose is returned by Next when the stream can no longer be understood, or
 // must not be answered: the session writes what it owes and closes. The Request
-// may still hold a Reply to write first.
+// is then a Reply to write first, or a Quit.
 var ErrClose = errors.New("connection closed by protocol")
 
 // Request is one command of a connection, or one key of a multi-key read. The
 // session owns it and reuses it; its slices point into the buffer given to
-// [Parser.Next] and live as long as that.
+// [Parser.Next], or into the Request, and live as long as that. The reply is
+// made from them too, so that is until the reply is appended.
 type Request struct {
 	Kind Kind
 	Op   attune.Op // with Kind Op
@@ -53,6 +66,11 @@ type Request struct {
 	// remember where the command's replies begin; Undo, on a Reply, asks it to
 	// take back those of this command that were not sent yet.
 	First, Undo bool
+	// TooLarge marks a command refused for the size of its value. Where
+	// memcached then removes the value the key had, so that no client takes it
+	// for the one it failed to store, Op is that Delete: its reply is the refusal
+	// whatever its result. Elsewhere the Request is a Reply.
+	TooLarge bool
 
 	// What the reply looks like; see AppendHead.
 	wire

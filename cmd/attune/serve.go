@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/term"
+
+	"github.com/attunekv/attune/controller"
+)
+
+func newServeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Start a controller",
+		Long: `Start a controller: a memcache server any client can talk to.
+
+Every flag is also a key of the --config file and, upper-cased with underscores
+and the prefix ATTUNE_, an environment variable. A flag overrides the
+environment, which overrides the file, which overrides the default.
+
+SIGTERM or Ctrl-C drains: the controller accepts no more connections, answers
+what it received, and exits; a second signal exits at once.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := load(cmd.Flags(), os.Environ())
+			if err != nil {
+				return err
+			}
+			return serve(s)
+		},
+	}
+	addFlags(cmd.Flags())
+	cmd.Flags().SortFlags = false
+	return cmd
+}
+
+// serve runs a controller until it is told to stop.
+func serve(s settings) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+
+	level := zap.NewAtomicLevelAt(s.logLevel)
+	s.Log = newLogger(s.logFormat, level)
+	defer func() { _ = s.Log.Sync() }() // a terminal cannot sync, and says so
+	s.LogLevel = &level
+	s.Version = release()
+
+	node, err := controller.Open(s.Config)
+	if err != nil {
+		return err
+	}
+	select {
+	case sig := <-signals:
+		s.Log.Info("stopping; the same signal again exits at once", zap.Stringer("signal", sig))
+	case <-node.ShutdownAsked():
+		s.Log.Info("stopping; a client sent shutdown")
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- node.Close(context.Background()) }()
+	select {
+	case err = <-closed:
+	case sig := <-signals:
+		err = errors.New("exited at once on a second signal: " + sig.String())
+	}
+	if err != nil {
+		return fmt.Errorf("stopped uncleanly: %w", err)
+	}
+	return nil
+}
+
+func newLogger(format string, level zap.AtomicLevel) *zap.Logger {
+	if format == "auto" {
+		format = "json"
+		if term.IsTerminal(int(os.Stderr.Fd())) {
+			format = "console"
+		}
+	}
+	var enc zapcore.Encoder
+	if format == "console" {
+		cfg := zap.NewDevelopmentEncoderConfig()
+		cfg.EncodeLevel = zapcore.CapitalColorLevelEncoder
+		enc = zapcore.NewConsoleEncoder(cfg)
+	} else {
+		cfg := zap.NewProductionEncoderConfig()
+		cfg.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+		enc = zapcore.NewJSONEncoder(cfg)
+	}
+	return zap.New(zapcore.NewCore(enc, zapcore.Lock(os.Stderr), level))
+}

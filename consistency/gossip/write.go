@@ -1,0 +1,199 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/kvadapter"
+	"github.com/attunekv/attune/replica"
+)
+
+// lanes is how many ops of one Write wait for a backend at a time.
+const lanes = 8
+
+// builtSize is how long a built value may be without an allocation of its own.
+const builtSize = 4 << 10
+
+// scratch is memory for one op at a time.
+type scratch struct {
+	read  []byte // the value that a decision is made on
+	built []byte // the value that a decision made
+}
+
+// Write decides ops and makes them take effect; res[i] answers ops[i]. Ops on
+// one key are decided in the order given. Those on different keys are too if
+// the backend is in this process; else up to eight of them wait for it together,
+// and other clients may see them take effect in any order. A flush is ordered
+// against everything.
+//
+// A Value of [kvadapter.Large] bytes or more that takes effect is handed over:
+// the caller must never modify it again. Write returns after the last op; an op
+// that ctx ends first has Status Failed and the cause of ctx.
+func (e *Engine) Write(ctx context.Context, ops []attune.Op, res []attune.Result) {
+	for start := 0; start < len(ops); {
+		if ops[start].Verb == attune.Flush {
+			e.flushAll(ops[start].Exptime)
+			res[start] = attune.Result{Status: attune.Flushed}
+			start++
+			continue
+		}
+		end := start + 1
+		for end < len(ops) && ops[end].Verb != attune.Flush {
+			end++
+		}
+		e.run(ctx, ops[start:end], res[start:end])
+		start = end
+	}
+}
+
+// run does ops none of which is a flush.
+func (e *Engine) run(ctx context.Context, ops []attune.Op, res []attune.Result) {
+	if e.replica.Immediate() || len(ops) == 1 {
+		e.lane(ctx, ops, res, 0, 1)
+		return
+	}
+	// A key is always in the same lane, so its ops keep their order.
+	var wait sync.WaitGroup
+	for n := range uint64(lanes) {
+		wait.Go(func() { e.lane(ctx, ops, res, n, lanes) })
+	}
+	wait.Wait()
+}
+
+// lane does those of ops whose keys belong to lane n of m.
+func (e *Engine) lane(ctx context.Context, ops []attune.Op, res []attune.Result, n, m uint64) {
+	var s *scratch
+	for i := range ops {
+		if ops[i].Key.Hash[1]%m != n {
+			continue
+		}
+		if s == nil {
+			s = e.scratches.Get().(*scratch)
+		}
+		e.do(ctx, &ops[i], &res[i], s)
+	}
+	if s != nil {
+		e.scratches.Put(s)
+	}
+}
+
+// do decides one op until the decision holds when it is applied. Every failure
+// to apply means that another op on the key succeeded, so this ends.
+func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *scratch) {
+	bump := op.Verb == attune.Get && !op.Mode.Has(attune.NoBump)
+	for {
+		now := e.Now()
+		var cur attune.Item
+		if !op.Blind() {
+			var err error
+			if cur, err = e.read(ctx, op, bump, s); err != nil {
+				*res = attune.Result{Status: attune.Failed, Err: err}
+				return
+			}
+			bump = false // decided again, it is still one use
+		}
+		built := s.built
+		if op.Mode.Has(attune.WantValue) {
+			built = nil // the result may show it, long after s is used again
+		}
+		var c attune.Change
+		c, *res = op.Decide(&cur, now, built)
+		if c.None() {
+			return
+		}
+		c.Stamp(e.clock.next(now, c.Prior))
+		if e.apply(ctx, op, &c, res, now) {
+			return
+		}
+		if ctx.Err() != nil {
+			*res = attune.Result{Status: attune.Failed, Err: context.Cause(ctx)}
+			return
+		}
+	}
+}
+
+// read gets what op is decided on.
+func (e *Engine) read(ctx context.Context, op *attune.Op, bump bool, s *scratch) (attune.Item, error) {
+	if !op.NeedsValue() {
+		return e.replica.Peek(op.Key, bump), nil
+	}
+	keep := op.Mode.Has(attune.WantValue) // the value outlives the op, so s will not do
+	buf := s.read
+	if keep {
+		buf = nil
+	}
+	it, err := e.replica.Get(ctx, op.Key, buf, bump)
+	if errors.Is(err, replica.ErrGone) {
+		return e.Recover(ctx, op.Key, it)
+	}
+	if c := cap(it.Value); !keep && c > cap(s.read) && c < kvadapter.Large {
+		s.read = it.Value
+	}
+	return it, err
+}
+
+// Recover returns the item that replaced one whose bytes were lost, or the zero
+// Item after removing exactly the lost version: alone, there is no peer to get
+// the bytes from.
+func (e *Engine) Recover(ctx context.Context, key attune.Key, lost attune.Item) (attune.Item, error) {
+	for {
+		e.evict(key.Hash, lost.Version, e.Now())
+		it, err := e.replica.Get(ctx, key, nil, false)
+		if !errors.Is(err, replica.ErrGone) {
+			return it, err
+		}
+		lost = it
+	}
+}
+
+// apply makes a stamped change take effect and finishes its result. It reports
+// false if the change must be decided again.
+func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res *attune.Result, now int64) bool {
+	h := c.Key.Hash
+	stores := !c.Item.Deleted && c.Item.Stored == c.Item.Version
+	if stores && !e.replica.Fits(len(c.Key.Text)+c.Item.Size) {
+		if op.Verb == attune.Set {
+			// What it was to replace must not be read any more, as in memcached.
+			e.evict(h, attune.AnyVersion, now)
+		}
+		*res = attune.Result{Status: attune.OutOfMemory}
+		return true
+	}
+	applied, err := e.replica.Apply(c)
+	if !applied {
+		// A blind change has only lost to a newer write: it took effect just
+		// before that. The other kind was decided on what is no more.
+		return op.Blind()
+	}
+	if err == nil {
+		err = e.replica.Settle(ctx, c)
+	}
+	switch {
+	case c.Item.Deleted:
+		// Gone from the index is gone, whatever the backend keeps.
+	case err != nil:
+		e.evict(h, c.Item.Version, now)
+		*res = failure(err)
+		return true
+	case stores && !e.makeRoom(h, now):
+		e.evict(h, c.Item.Version, now)
+		*res = attune.Result{Status: attune.OutOfMemory}
+		return true
+	}
+	res.Stamped(c)
+	return true
+}
+
+// failure is the result of a write whose bytes the backend does not have.
+func failure(err error) attune.Result {
+	switch {
+	case errors.Is(err, kvadapter.ErrTooLarge):
+		return attune.Result{Status: attune.TooLarge}
+	case errors.Is(err, kvadapter.ErrFull):
+		return attune.Result{Status: attune.OutOfMemory}
+	default:
+		return attune.Result{Status: attune.Failed, Err: err}
+	}
+}

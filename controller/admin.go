@@ -1,0 +1,87 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+)
+
+// adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, and
+// /debug/pprof when asked for.
+type adminServer struct {
+	ln   net.Listener
+	http *http.Server
+	done chan struct{} // closed when Serve returned
+}
+
+func (n *Node) openAdmin() error {
+	if n.cfg.Admin == "" {
+		return nil
+	}
+	ln, err := listen(n.cfg.Admin)
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(&collector{n},
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := n.Ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	if n.cfg.LogLevel != nil {
+		// GET shows it, PUT {"level":"debug"} changes it.
+		mux.Handle("/loglevel", n.cfg.LogLevel)
+	}
+	if n.cfg.Pprof {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	a := &adminServer{
+		ln:   ln,
+		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(n.log)},
+		done: make(chan struct{}),
+	}
+	go func() {
+		defer close(a.done)
+		if err := a.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			n.log.Error("admin server ended; health checks and metrics are gone until a restart", zap.Error(err))
+		}
+	}()
+	n.admin = a
+	return nil
+}
+
+func (a *adminServer) addr() string { return a.ln.Addr().String() }
+
+func (a *adminServer) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := a.http.Shutdown(ctx)
+	if err != nil { // a scrape or profile that would not end
+		err = a.http.Close()
+	}
+	<-a.done
+	return err
+}

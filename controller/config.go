@@ -1,0 +1,146 @@
+package controller
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/attunekv/attune/consistency"
+)
+
+// wireVersion is what clients are told to `version`: three bare numbers, which
+// libmemcached and node memcached insist on. It is the memcached release whose
+// protocol is spoken, for clients choose their features by it; the release of
+// attune is in `stats` as attune_version.
+const wireVersion = "1.6.45"
+
+// MaxMaxItemSize is the largest value of Config.MaxItemSize.
+const MaxMaxItemSize = 128 << 20
+
+// Config is everything a Node can be told. The zero value of a field is its
+// default where the comment says so.
+type Config struct {
+	// Name is the node's name in the cluster and in logs.
+	Name string
+	// Version is the release of this binary, shown in stats and metrics.
+	Version string
+	// Listen holds memcache addresses: host:port, or unix:/path.
+	Listen []string
+	// Admin is the HTTP address; empty for none.
+	Admin string
+	// Pprof serves /debug/pprof on Admin.
+	Pprof bool
+	// Level is the consistency level.
+	Level consistency.Level
+	// Backend is a kvadapter URL.
+	Backend string
+	// MemoryLimit bounds index and in-process values together, in bytes;
+	// 0 is no limit.
+	MemoryLimit int64
+	// MaxItemSize is the largest value a client may store, in bytes.
+	MaxItemSize int
+	// MaxConns bounds client connections; one more is told so and closed.
+	MaxConns int
+	// IdleTimeout closes a connection on which nothing moved, 0 never. It also
+	// ends one whose client does not read its replies.
+	IdleTimeout time.Duration
+	// OpTimeout is how long a command may wait for the engine or the backend.
+	OpTimeout time.Duration
+	// DrainTimeout is how long Close lets sessions finish.
+	DrainTimeout time.Duration
+	// DisableFlush refuses flush_all.
+	DisableFlush bool
+	// EnableShutdown lets clients stop the node with `shutdown`.
+	EnableShutdown bool
+
+	Log *zap.Logger
+	// LogLevel, if set, can be read and changed at /loglevel on Admin.
+	LogLevel *zap.AtomicLevel
+}
+
+// Default is the configuration of `attune serve` without flags.
+func Default() Config {
+	return Config{
+		Name:         "n1",
+		Version:      "dev",
+		Listen:       []string{"127.0.0.1:8000"},
+		Admin:        "127.0.0.1:9090",
+		Level:        consistency.Eventual,
+		Backend:      "embedded",
+		MemoryLimit:  1 << 30,
+		MaxItemSize:  1 << 20,
+		MaxConns:     10000,
+		OpTimeout:    time.Second,
+		DrainTimeout: 10 * time.Second,
+		Log:          zap.NewNop(),
+	}
+}
+
+// Validate reports the first setting that cannot be used, by its flag name.
+func (c *Config) Validate() error {
+	bad := func(key, format string, args ...any) error {
+		return fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...))
+	}
+	if c.Name == "" || len(c.Name) > 64 || strings.ContainsAny(c.Name, " \t\r\n") {
+		return bad("name", "want 1 to 64 characters without blanks, have %q", c.Name)
+	}
+	if len(c.Listen) == 0 {
+		return bad("listen", "want at least one address, such as 127.0.0.1:8000 or unix:/run/attune.sock")
+	}
+	for _, a := range c.Listen {
+		if err := checkAddr(a); err != nil {
+			return bad("listen", "%v", err)
+		}
+	}
+	if c.Admin != "" {
+		if err := checkAddr(c.Admin); err != nil {
+			return bad("admin", "%v", err)
+		}
+	}
+	if c.MemoryLimit != 0 && c.MemoryLimit < 8<<20 {
+		return bad("memory-limit", "want 0 (none) or at least 8MiB, have %d bytes", c.MemoryLimit)
+	}
+	if c.MaxItemSize < 1<<10 || c.MaxItemSize > MaxMaxItemSize {
+		return bad("max-item-size", "want 1KiB to 128MiB, have %d bytes", c.MaxItemSize)
+	}
+	if c.MemoryLimit != 0 && int64(c.MaxItemSize) > c.MemoryLimit/2 {
+		return bad("max-item-size", "%d bytes is more than half of memory-limit (%d)", c.MaxItemSize, c.MemoryLimit)
+	}
+	if c.MaxConns < 1 {
+		return bad("max-conns", "want at least 1, have %d", c.MaxConns)
+	}
+	for _, d := range []struct {
+		key string
+		d   time.Duration
+	}{{"idle-timeout", c.IdleTimeout}, {"op-timeout", c.OpTimeout}, {"drain-timeout", c.DrainTimeout}} {
+		if d.d < 0 {
+			return bad(d.key, "want a duration of 0 or more, have %v", d.d)
+		}
+	}
+	return nil
+}
+
+// splitAddr says how to listen on a.
+func splitAddr(a string) (network, address string) {
+	if path, ok := strings.CutPrefix(a, "unix:"); ok {
+		return "unix", strings.TrimPrefix(path, "//")
+	}
+	return "tcp", a
+}
+
+func checkAddr(a string) error {
+	network, address := splitAddr(a)
+	if network == "unix" {
+		if address == "" {
+			return fmt.Errorf("%q has no path, such as unix:/run/attune.sock", a)
+		}
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return fmt.Errorf("%q is not host:port: %v", a, err)
+	}
+	return nil
+}

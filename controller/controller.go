@@ -1,0 +1,383 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency"
+	"github.com/attunekv/attune/kvadapter"
+	"github.com/attunekv/attune/replica"
+)
+
+// Node is one controller: a memcache server over an engine, a replica and a
+// backend.
+type Node struct {
+	cfg     Config
+	log     *zap.Logger
+	started time.Time
+	ctx     context.Context // ends when the node does; commands run under it
+	cancel  context.CancelCauseFunc
+
+	shards  []*shard // of the one keyspace; see route
+	stripes []counters
+	loops   []*loop // empty where connections have goroutines
+
+	listeners  []net.Listener
+	admin      *adminServer
+	accepting  sync.WaitGroup // one per listener
+	background sync.WaitGroup // connections on goroutines, detached streams
+
+	draining   atomic.Bool
+	drainUntil atomic.Int64  // unix nanoseconds, set before draining
+	stop       chan struct{} // closed when a client asked for shutdown
+	stopOnce   sync.Once
+
+	mu    sync.Mutex
+	conns map[uint64]*connInfo // guarded by mu
+
+	connIDs       atomic.Uint64
+	curConns      atomic.Int64
+	totalConns    atomic.Uint64
+	rejectedConns atomic.Uint64
+	resetAt       atomic.Pointer[totals] // what `stats reset` subtracts
+}
+
+// shard is one engine and the replica it keeps.
+type shard struct {
+	engine  consistency.Engine
+	replica *replica.Replica
+	backend kvadapter.Backend
+	// waits says that a command may wait for something other than this process.
+	waits bool
+}
+
+// connInfo is what is known of a connection from outside its session.
+type connInfo struct {
+	remote, local string
+	active        atomic.Int64 // unix seconds of the last input
+	conn          net.Conn     // nil if an event loop serves it
+}
+
+// Open starts a node in order: backend, replica, engine, admin, listeners. The
+// node serves when Open returns. On error nothing is left running.
+func Open(cfg Config) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:     cfg,
+		log:     cfg.Log.With(zap.String("node", cfg.Name)),
+		started: time.Now(),
+		stripes: make([]counters, 8),
+		conns:   make(map[uint64]*connInfo),
+		stop:    make(chan struct{}),
+	}
+	n.ctx, n.cancel = context.WithCancelCause(context.Background())
+	n.resetAt.Store(new(totals))
+	for _, part := range []struct {
+		name string
+		open func() error
+	}{
+		{"store", n.openShard},
+		{"event loops", n.openLoops},
+		{"admin", n.openAdmin},
+		{"listen", n.openListeners},
+	} {
+		if err := part.open(); err != nil {
+			n.closeNow(errors.New("start failed"))
+			return nil, fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	n.log.Info("serving",
+		zap.Stringer("level", cfg.Level),
+		zap.Strings("listen", n.Addrs()),
+		zap.String("admin", n.AdminAddr()),
+		zap.String("backend", cfg.Backend))
+	return n, nil
+}
+
+func (n *Node) openShard() error {
+	backend, err := kvadapter.Open(n.cfg.Backend)
+	if err != nil {
+		return err
+	}
+	_, inProcess := backend.(kvadapter.Memory)
+	rep := replica.Open(replica.Options{
+		Backend:     backend,
+		MemoryLimit: n.cfg.MemoryLimit,
+		Gen:         randomGen(),
+		Seed:        randomSeed(),
+	})
+	engine, err := consistency.Open(n.cfg.Level, consistency.Options{
+		Replica: rep,
+		Node:    n.cfg.Name,
+	})
+	if err != nil {
+		return errors.Join(err, backend.Close())
+	}
+	n.shards = append(n.shards, &shard{engine: engine, replica: rep, backend: backend, waits: !inProcess})
+	return nil
+}
+
+func (n *Node) openLoops() (err error) {
+	for _, sh := range n.shards {
+		if sh.waits {
+			return nil
+		}
+	}
+	n.loops, err = newLoops(n)
+	return err
+}
+
+func (n *Node) openListeners() error {
+	for _, a := range n.cfg.Listen {
+		l, err := listen(a)
+		if err != nil {
+			return err
+		}
+		n.listeners = append(n.listeners, l)
+	}
+	for _, l := range n.listeners {
+		n.accepting.Add(1)
+		go n.accept(l)
+	}
+	return nil
+}
+
+// listen opens one client address. A unix socket nobody answers on is a
+// leftover of a killed process and is replaced.
+func listen(addr string) (net.Listener, error) {
+	network, address := splitAddr(addr)
+	l, err := net.Listen(network, address)
+	if err != nil && network == "unix" {
+		if c, dialErr := net.Dial(network, address); dialErr == nil {
+			c.Close()
+			return nil, fmt.Errorf("%s: another process is listening there", addr)
+		}
+		if st, statErr := os.Lstat(address); statErr == nil && st.Mode()&os.ModeSocket != 0 {
+			os.Remove(address)
+			l, err = net.Listen(network, address)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w; choose another address with --listen, or stop what uses this one", err)
+	}
+	return l, nil
+}
+
+// accept takes connections until its listener is closed.
+func (n *Node) accept(l net.Listener) {
+	defer n.accepting.Done()
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// Out of descriptors, most likely: it passes when a client leaves.
+			n.log.Warn("cannot accept a connection; raise the limit of open files if this repeats", zap.Error(err))
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-n.ctx.Done():
+			}
+			continue
+		}
+		n.admit(c)
+	}
+}
+
+// admit starts serving a connection, unless there are too many.
+func (n *Node) admit(c net.Conn) {
+	if n.curConns.Add(1) > int64(n.cfg.MaxConns) {
+		n.curConns.Add(-1)
+		n.rejectedConns.Add(1)
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		c.Write([]byte("ERROR Too many open connections\r\n"))
+		c.Close()
+		return
+	}
+	n.totalConns.Add(1)
+	id := n.connIDs.Add(1)
+	stripe := &n.stripes[id%uint64(len(n.stripes))]
+	info := &connInfo{remote: connAddr(c.RemoteAddr()), local: connAddr(c.LocalAddr())}
+	info.active.Store(time.Now().Unix())
+	left := func() {
+		n.mu.Lock()
+		delete(n.conns, id)
+		n.mu.Unlock()
+		n.curConns.Add(-1)
+	}
+	if len(n.loops) == 0 {
+		info.conn = c
+	}
+	n.mu.Lock()
+	n.conns[id] = info
+	n.mu.Unlock()
+	if len(n.loops) > 0 {
+		if err := n.loops[id%uint64(len(n.loops))].add(c, info, left); err != nil {
+			left()
+			n.log.Warn("connection dropped", zap.Error(err))
+		}
+		return
+	}
+	n.background.Add(1)
+	go func() {
+		defer n.background.Done()
+		defer left()
+		defer c.Close()
+		n.serveConn(c, info, stripe)
+	}()
+}
+
+// connAddr is an address as `stats conns` has it.
+func connAddr(a net.Addr) string { return a.Network() + ":" + a.String() }
+
+// route says which shard serves key, and fills in the key's hash. Today there
+// is one; the caller may not assume it.
+func (n *Node) route(key *attune.Key) *shard {
+	sh := n.shards[0]
+	key.Hash = sh.replica.Hash(key.Text)
+	return sh
+}
+
+// now is the clock replies are formatted by, in unix milliseconds.
+func (n *Node) now() int64 { return n.shards[0].engine.Now() }
+
+// Ready reports why the node does not serve its level, or nil.
+func (n *Node) Ready() error {
+	if n.draining.Load() {
+		return errors.New("draining")
+	}
+	for _, sh := range n.shards {
+		select {
+		case <-sh.engine.Ready():
+		default:
+			return fmt.Errorf("level %v is not served yet", n.cfg.Level)
+		}
+	}
+	return nil
+}
+
+// Addrs lists the client addresses, as bound.
+func (n *Node) Addrs() []string {
+	var addrs []string
+	for _, l := range n.listeners {
+		a := l.Addr().String()
+		if l.Addr().Network() == "unix" {
+			a = "unix:" + a
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs
+}
+
+// AdminAddr is the HTTP address as bound, or "".
+func (n *Node) AdminAddr() string {
+	if n.admin == nil {
+		return ""
+	}
+	return n.admin.addr()
+}
+
+// ShutdownAsked is closed when a client stopped the node with `shutdown`.
+func (n *Node) ShutdownAsked() <-chan struct{} { return n.stop }
+
+// Close drains the node, within DrainTimeout and until ctx ends: it accepts no
+// more connections, finishes the commands it received, closes sessions as they
+// fall idle, then stops engine, backend and admin. The error tells what was cut
+// short.
+func (n *Node) Close(ctx context.Context) error {
+	n.drainUntil.Store(time.Now().Add(n.cfg.DrainTimeout).UnixNano())
+	n.draining.Store(true)
+	n.log.Info("draining", zap.Int64("connections", n.curConns.Load()), zap.Duration("timeout", n.cfg.DrainTimeout))
+	stop := context.AfterFunc(ctx, func() { n.drainUntil.Store(time.Now().UnixNano()) })
+	defer stop()
+	n.stopAccepting()
+
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for _, l := range n.loops {
+			l.wake()
+		}
+		n.wakeConns()
+		for _, l := range n.loops {
+			<-l.done
+		}
+		n.background.Wait()
+	}()
+	var cut int64
+	for {
+		select {
+		case <-ended:
+			err := n.closeNow(errors.New("node closed"))
+			if cut > 0 {
+				err = errors.Join(err, fmt.Errorf("drain: %d connections did not finish in time", cut))
+			}
+			n.log.Info("stopped", zap.Error(err))
+			return err
+		case <-time.After(50 * time.Millisecond):
+			if time.Now().After(n.drainDeadline()) && cut == 0 {
+				cut = n.curConns.Load()
+				n.cancel(errors.New("drain timed out"))
+				n.mu.Lock()
+				for _, info := range n.conns {
+					if info.conn != nil {
+						info.conn.Close()
+					}
+				}
+				n.mu.Unlock()
+			}
+		}
+	}
+}
+
+func (n *Node) drainDeadline() time.Time { return time.Unix(0, n.drainUntil.Load()) }
+
+// wakeConns ends the reads of sessions on goroutines, so that they notice the
+// drain.
+func (n *Node) wakeConns() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, info := range n.conns {
+		if info.conn != nil {
+			info.conn.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+func (n *Node) stopAccepting() {
+	for _, l := range n.listeners {
+		l.Close()
+	}
+	n.accepting.Wait()
+}
+
+// closeNow is the mirror of Open, from wherever it got to.
+func (n *Node) closeNow(cause error) error {
+	n.draining.Store(true)
+	n.stopAccepting()
+	for _, l := range n.loops {
+		l.wake()
+		<-l.done
+	}
+	n.background.Wait()
+	n.cancel(cause)
+	var errs []error
+	if n.admin != nil {
+		errs = append(errs, n.admin.close())
+	}
+	for _, sh := range n.shards {
+		errs = append(errs, sh.engine.Close(), sh.backend.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,20 @@
+// Package controller is one node: it accepts memcache connections, runs their
+// commands on an engine and a replica, and shows operators what it does.
+//
+// Its parts:
+//
+//	controller.go  Node: parts opened in order, drained in reverse
+//	session.go     one connection's commands: parse, batch, execute, answer
+//	loop_linux.go  moves the bytes of many sessions on one goroutine (epoll)
+//	conn.go        moves the bytes of one session on a goroutine of its own
+//	output.go      replies gathered for one write
+//	counters.go    what sessions count; stats.go and metrics.go show it
+//	admin.go       HTTP: health, metrics, log level, profiles
+//
+// One request through it: a loop (or a conn) reads what the socket holds to where
+// session.space says, and calls session.step. That parses commands into a batch,
+// answers reads from the replica behind one barrier, hands the writes that stand
+// together to the engine at once, and appends the replies to session.out. When
+// nothing whole is left, or highWater bytes are gathered, out is written in one
+// system call. A client that does not read stops being read from.
+package controller

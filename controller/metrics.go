@@ -1,0 +1,162 @@
+package controller
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/attunekv/attune/kvadapter"
+)
+
+// collector shows the node's counters to Prometheus as they are at the scrape;
+// nothing is counted twice.
+type collector struct{ n *Node }
+
+// series says which metric and label values a counter is shown under.
+var series = [numCounters]struct {
+	desc   *prometheus.Desc
+	labels []string
+}{
+	cmdGet:        {commandsDesc, []string{"get"}},
+	cmdSet:        {commandsDesc, []string{"set"}},
+	cmdTouch:      {commandsDesc, []string{"touch"}},
+	cmdFlush:      {commandsDesc, []string{"flush_all"}},
+	cmdMeta:       {commandsDesc, []string{"meta"}},
+	getHits:       {resultsDesc, []string{"get", "hit"}},
+	getMisses:     {resultsDesc, []string{"get", "miss"}},
+	getExpired:    {resultsDesc, []string{"get", "expired"}},
+	deleteHits:    {resultsDesc, []string{"delete", "hit"}},
+	deleteMisses:  {resultsDesc, []string{"delete", "miss"}},
+	incrHits:      {resultsDesc, []string{"incr", "hit"}},
+	incrMisses:    {resultsDesc, []string{"incr", "miss"}},
+	decrHits:      {resultsDesc, []string{"decr", "hit"}},
+	decrMisses:    {resultsDesc, []string{"decr", "miss"}},
+	casHits:       {resultsDesc, []string{"cas", "hit"}},
+	casMisses:     {resultsDesc, []string{"cas", "miss"}},
+	casBadval:     {resultsDesc, []string{"cas", "badval"}},
+	touchHits:     {resultsDesc, []string{"touch", "hit"}},
+	touchMisses:   {resultsDesc, []string{"touch", "miss"}},
+	storeTooLarge: {refusedDesc, []string{"too_large"}},
+	storeNoMemory: {refusedDesc, []string{"no_memory"}},
+	backendErrors: {failedDesc, nil},
+	bytesRead:     {bytesDesc, []string{"in"}},
+	bytesWritten:  {bytesDesc, []string{"out"}},
+}
+
+var (
+	commandsDesc = prometheus.NewDesc("attune_commands_total", "Commands executed; meta counts the meta commands among the others.", []string{"command"}, nil)
+	resultsDesc  = prometheus.NewDesc("attune_results_total", "Outcomes of commands; expired reads are misses too.", []string{"command", "result"}, nil)
+	refusedDesc  = prometheus.NewDesc("attune_stores_refused_total", "Values refused, by reason.", []string{"reason"}, nil)
+	failedDesc   = prometheus.NewDesc("attune_failed_total", "Commands that ended in SERVER_ERROR because the engine or the backend failed.", nil, nil)
+	bytesDesc    = prometheus.NewDesc("attune_client_bytes_total", "Bytes moved between clients and this node.", []string{"direction"}, nil)
+	durationDesc = prometheus.NewDesc("attune_command_duration_seconds", "From the arrival of a command's last byte to the write of its reply.", []string{"verb"}, nil)
+	connsDesc    = prometheus.NewDesc("attune_connections", "Client connections now.", nil, nil)
+	connsMaxDesc = prometheus.NewDesc("attune_connections_limit", "Client connections allowed.", nil, nil)
+	connsAllDesc = prometheus.NewDesc("attune_connections_total", "Client connections accepted.", nil, nil)
+	connsNoDesc  = prometheus.NewDesc("attune_connections_rejected_total", "Client connections refused because there were too many.", nil, nil)
+	itemsDesc    = prometheus.NewDesc("attune_items", "Items held, dead ones not collected yet included.", nil, nil)
+	memoryDesc   = prometheus.NewDesc("attune_memory_bytes", "Memory of items: the index, and values kept in this process, overhead included.", []string{"part"}, nil)
+	limitDesc    = prometheus.NewDesc("attune_memory_limit_bytes", "The limit of index and values together; 0 is none.", nil, nil)
+	goneDesc     = prometheus.NewDesc("attune_items_removed_total", "Items removed other than by a client, by reason.", []string{"reason"}, nil)
+	backendDesc  = prometheus.NewDesc("attune_backend", "Figures of the backend, by name.", []string{"name"}, nil)
+	readyDesc    = prometheus.NewDesc("attune_ready", "1 if the node serves its level.", nil, nil)
+	infoDesc     = prometheus.NewDesc("attune_info", "Always 1; the labels describe the node.", []string{"name", "version", "level"}, nil)
+)
+
+// Describe sends nothing: the collector is unchecked, since its backend figures
+// depend on the backend.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	n := c.n
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	t := n.totals()
+	for i, s := range series {
+		count(s.desc, float64(t.n[i]), s.labels...)
+	}
+	for i, name := range classNames {
+		out <- n.latency(class(i), name)
+	}
+	gauge(connsDesc, float64(n.curConns.Load()))
+	gauge(connsMaxDesc, float64(n.cfg.MaxConns))
+	count(connsAllDesc, float64(n.totalConns.Load()))
+	count(connsNoDesc, float64(n.rejectedConns.Load()))
+	r := n.replicaStats()
+	gauge(itemsDesc, float64(r.Items))
+	gauge(memoryDesc, float64(r.IndexBytes), "index")
+	gauge(memoryDesc, float64(r.UsedBytes-r.IndexBytes), "values")
+	gauge(limitDesc, float64(n.cfg.MemoryLimit))
+	count(goneDesc, float64(r.Evicted), "evicted")
+	count(goneDesc, float64(r.Expired), "expired")
+	count(goneDesc, float64(r.Gone), "forgotten_by_backend")
+	for _, st := range n.backendStats() {
+		gauge(backendDesc, float64(st.Value), st.Name)
+	}
+	ready := 1.0
+	if n.Ready() != nil {
+		ready = 0
+	}
+	gauge(readyDesc, ready)
+	gauge(infoDesc, 1, n.cfg.Name, n.cfg.Version, n.cfg.Level.String())
+}
+
+// latency adds up one class's histogram over the stripes.
+func (n *Node) latency(c class, name string) prometheus.Metric {
+	var perBucket [latencyBuckets]uint64
+	var sum uint64
+	for i := range n.stripes {
+		h := &n.stripes[i].latency[c]
+		for b := range perBucket {
+			perBucket[b] += h.buckets[b].Load()
+		}
+		sum += h.sum.Load()
+	}
+	buckets := make(map[float64]uint64, latencyBuckets-1)
+	var total uint64
+	for b, count := range perBucket {
+		total += count
+		if b < latencyBuckets-1 {
+			buckets[float64(uint64(1)<<b)/1e6] = total
+		}
+	}
+	return prometheus.MustNewConstHistogram(durationDesc, total, float64(sum)/1e9, buckets, name)
+}
+
+// totals is the sum of all stripes.
+type totals struct{ n [numCounters]uint64 }
+
+func (n *Node) totals() totals {
+	var t totals
+	for s := range n.stripes {
+		for i := range t.n {
+			t.n[i] += n.stripes[s].n[i].Load()
+		}
+	}
+	return t
+}
+
+// backendStats lists the figures of all backends, added up by name.
+func (n *Node) backendStats() []kvadapter.Stat {
+	var all []kvadapter.Stat
+	for _, sh := range n.shards {
+		st, ok := sh.backend.(kvadapter.Statter)
+		if !ok {
+			continue
+		}
+	next:
+		for _, s := range st.Stats() {
+			for i := range all {
+				if all[i].Name == s.Name {
+					all[i].Value += s.Value
+					continue next
+				}
+			}
+			all = append(all, s)
+		}
+	}
+	return all
+}

@@ -1,0 +1,463 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency"
+	"github.com/attunekv/attune/kvadapter"
+	"github.com/attunekv/attune/protocol"
+	"github.com/attunekv/attune/replica"
+)
+
+const (
+	// batchSize is how many commands of a pipeline go to the engine at once.
+	batchSize = 32
+	// inSize is the input buffer a connection gets while it has bytes to parse.
+	// It holds any command whose value is not Large, so only those are read
+	// straight into memory of their own.
+	inSize = kvadapter.Large + 4<<10
+)
+
+var inPool = sync.Pool{New: func() any { b := make([]byte, inSize); return &b }}
+
+// want is what a session needs next from whoever moves its bytes.
+type want uint8
+
+const (
+	wantInput  want = iota // everything understood so far is answered
+	wantOutput             // too many replies gathered: write them, step again
+	wantDetach             // a long answer is due: call detached, then step again
+	wantClose              // write what is gathered, then close
+)
+
+// session is one connection's commands, without the connection: whoever moves
+// the bytes puts them where space says, calls received, then step until it wants
+// input, and writes what is in out. So a goroutine and an event loop drive the
+// same code. It is used by one goroutine at a time.
+type session struct {
+	node   *Node
+	counts *counters
+	parser protocol.Parser
+	level  consistency.Session
+	out    output
+
+	in         *[]byte // nil while nothing is buffered
+	start, end int     // the unparsed part of *in
+	skip       int64   // bytes to drop before the next command
+
+	// big receives a Large data block directly. Meanwhile the command's line
+	// stays where it is in the input buffer, because batch[0] points into it.
+	big       []byte
+	bigFilled int
+
+	// The batch: commands parsed and not answered yet. Their slices point into
+	// the input buffer, so the batch is finished before that moves.
+	batch   [batchSize]protocol.Request
+	n, next int // parsed, answered
+
+	// The writes of the batch that are executed together: res answers ops, for
+	// the commands up to batch[group].
+	ops       []attune.Op
+	res       []attune.Result
+	group     int
+	opsToTell int // how many of res are still to be told
+
+	// Reads of the batch fetched together, where one by one would cost a round
+	// trip each: batch[i] is answered by ahead[slot[i]-1], if slot[i] is not 0.
+	ahead struct {
+		keys  []attune.Key
+		items []attune.Item
+		errs  []error
+		slot  [batchSize]uint8
+	}
+
+	barrier bool // passed, and nothing received or written since
+	reply   mark // where the replies of the current text read begin
+	value   []byte
+	closing bool
+	// detached streams a long answer, with wantDetach.
+	detached func(emit func(line []byte) error) error
+	tally    tally
+}
+
+func newSession(n *Node, c *counters) *session {
+	s := &session{node: n, counts: c}
+	s.parser.MaxItem = n.cfg.MaxItemSize
+	s.parser.NoFlush = n.cfg.DisableFlush
+	return s
+}
+
+// space returns where the next received bytes go.
+func (s *session) space() []byte {
+	if s.big != nil {
+		return s.big[s.bigFilled:]
+	}
+	if s.in == nil {
+		s.in = inPool.Get().(*[]byte)
+	}
+	if s.start > 0 && s.n == 0 {
+		// Nothing points into the buffer between steps, so it may move.
+		s.end = copy(*s.in, (*s.in)[s.start:s.end])
+		s.start = 0
+	}
+	return (*s.in)[s.end:]
+}
+
+// received says that n bytes came.
+func (s *session) received(n int) {
+	s.barrier = false
+	if s.big != nil {
+		s.bigFilled += n
+		return
+	}
+	s.end += n
+}
+
+// idle reports whether the session owes its client nothing: no command is half
+// received and no reply is unsent.
+func (s *session) idle() bool {
+	return s.start == s.end && s.big == nil && s.n == 0 && s.skip == 0 && s.out.size == 0
+}
+
+// release gives the input buffer back if it is empty.
+func (s *session) release() {
+	if s.in != nil && s.start == s.end && s.big == nil {
+		inPool.Put(s.in)
+		s.in, s.start, s.end = nil, 0, 0
+	}
+}
+
+// step parses and executes what was received. It calls itself done (wantInput)
+// only when no whole command is left.
+func (s *session) step(ctx context.Context) want {
+	for {
+		if w := s.run(ctx); w != wantInput {
+			return w
+		}
+		if s.closing {
+			return wantClose
+		}
+		more, err := s.parse()
+		if err != nil {
+			s.closing = true
+		}
+		if s.n == 0 && !more && err == nil {
+			return wantInput
+		}
+	}
+}
+
+// parse fills the batch. more is true if it stopped for another reason than a
+// lack of bytes. A command whose data block is not there yet is parsed again
+// when it is: that is cheaper than remembering half of it.
+func (s *session) parse() (more bool, err error) {
+	if s.big != nil {
+		if s.bigFilled < len(s.big) {
+			return false, nil
+		}
+		r := &s.batch[0]
+		s.parser.SetBody(r, s.big[:r.Body:r.Body], s.big[r.Body:])
+		s.big = nil
+		s.n = 1
+		return true, nil
+	}
+	for s.n < batchSize {
+		if s.skip > 0 {
+			drop := min(s.skip, int64(s.end-s.start))
+			s.start += int(drop)
+			if s.skip -= drop; s.skip > 0 {
+				return false, nil
+			}
+		}
+		if s.start == s.end {
+			return false, nil
+		}
+		r := &s.batch[s.n]
+		r.Kind = protocol.Quit
+		buf := (*s.in)[s.start:s.end]
+		used, err := s.parser.Next(buf, r)
+		if err != nil {
+			s.start = s.end
+			s.n++ // a Reply to write first, or Quit
+			return false, err
+		}
+		if used == 0 {
+			if len(buf) == len(*s.in) {
+				return false, errLongCommand
+			}
+			return false, nil
+		}
+		if r.Body >= 0 {
+			whole := used + r.Body + r.Trailer
+			switch {
+			case len(buf) >= whole:
+				value := buf[used : used+r.Body : used+r.Body]
+				if r.Body >= kvadapter.Large {
+					value = append(make([]byte, 0, r.Body), value...)
+				}
+				s.parser.SetBody(r, value, buf[used+r.Body:whole])
+				used = whole
+			case r.Body < kvadapter.Large:
+				return false, nil // the buffer has room for it
+			case s.n > 0:
+				return true, nil // answer the batch first
+			default:
+				s.big = make([]byte, r.Body+r.Trailer)
+				s.bigFilled = copy(s.big, buf[used:])
+				s.start = s.end
+				return false, nil
+			}
+		}
+		s.start += used
+		s.skip = r.Skip
+		s.n++
+	}
+	return true, nil
+}
+
+// run executes and answers the batch, in order.
+func (s *session) run(ctx context.Context) want {
+	for s.next < s.n {
+		if s.out.size >= highWater {
+			return wantOutput
+		}
+		r := &s.batch[s.next]
+		switch {
+		case r.Kind == protocol.Op && isRead(&r.Op):
+			s.read(ctx, r)
+		case r.Kind == protocol.Op:
+			if s.opsToTell == 0 {
+				s.write(ctx)
+			}
+			s.tell(r, &s.res[len(s.ops)-s.opsToTell])
+			s.opsToTell--
+		default:
+			if s.control(r); s.detached != nil {
+				s.next++
+				return wantDetach
+			}
+		}
+		s.next++
+	}
+	if s.n > 0 {
+		s.n, s.next = 0, 0
+		s.ahead.slot = [batchSize]uint8{}
+		clear(s.ahead.items) // they pin values
+	}
+	return wantInput
+}
+
+// isRead reports whether op is answered by the local replica behind a barrier.
+// A lease may turn out to need a write; see read.
+func isRead(op *attune.Op) bool {
+	return op.Verb == attune.Get && !op.Mode.Has(attune.Retime)
+}
+
+// read answers one read.
+func (s *session) read(ctx context.Context, r *protocol.Request) {
+	if r.First {
+		s.reply = s.out.mark()
+	}
+	op := &r.Op
+	sh := s.node.route(&op.Key)
+	item, err := s.look(ctx, sh, op)
+	if err != nil {
+		s.tell(r, &attune.Result{Status: attune.Failed, Err: err})
+		return
+	}
+	now := sh.engine.Now()
+	change, res := op.Decide(&item, now, nil)
+	if !change.None() {
+		// The reader wins a lease or creates the item: that is a write, and is
+		// decided where writes are.
+		s.ops = append(s.ops[:0], *op)
+		s.execute(ctx, sh)
+		s.tell(r, &s.res[0])
+		return
+	}
+	if res.Status == attune.Miss && item.Version != 0 {
+		s.tally.add(getExpired, 1)
+	}
+	s.tell(r, &res)
+}
+
+// look gets the item a read asks for: the zero Item if there is none.
+func (s *session) look(ctx context.Context, sh *shard, op *attune.Op) (attune.Item, error) {
+	if sh.waits {
+		var cancel context.CancelFunc
+		ctx, cancel = s.bound(ctx)
+		defer cancel()
+	}
+	if !s.barrier {
+		if err := sh.engine.Barrier(ctx, &s.level); err != nil {
+			return attune.Item{}, err
+		}
+		s.barrier = true
+	}
+	bump := !op.Mode.Has(attune.NoBump)
+	if !op.NeedsValue() {
+		return sh.replica.Peek(op.Key, bump), nil
+	}
+	var item attune.Item
+	var err error
+	if sh.waits {
+		if s.ahead.slot[s.next] == 0 {
+			s.fetchAhead(ctx, sh)
+		}
+		i := s.ahead.slot[s.next] - 1
+		item, err = s.ahead.items[i], s.ahead.errs[i]
+	} else {
+		item, err = sh.replica.Get(ctx, op.Key, s.value, bump)
+		if c := cap(item.Value); c > cap(s.value) && c < 2*kvadapter.Large {
+			s.value = item.Value[:0]
+		}
+	}
+	if errors.Is(err, replica.ErrGone) {
+		return sh.engine.Recover(ctx, op.Key, item)
+	}
+	return item, err
+}
+
+// fetchAhead gets the values of this read and of those behind it, up to the
+// next write.
+func (s *session) fetchAhead(ctx context.Context, sh *shard) {
+	a := &s.ahead
+	a.keys = a.keys[:0]
+	bump := !s.batch[s.next].Op.Mode.Has(attune.NoBump)
+	for i := s.next; i < s.n; i++ {
+		r := &s.batch[i]
+		if r.Kind != protocol.Op {
+			continue
+		}
+		if !isRead(&r.Op) {
+			break
+		}
+		if r.Op.NeedsValue() && s.node.route(&r.Op.Key) == sh && bump == !r.Op.Mode.Has(attune.NoBump) {
+			a.keys = append(a.keys, r.Op.Key)
+			a.slot[i] = uint8(len(a.keys))
+		}
+	}
+	for len(a.items) < len(a.keys) {
+		a.items, a.errs = append(a.items, attune.Item{}), append(a.errs, nil)
+	}
+	sh.replica.GetMulti(ctx, a.keys, a.items[:len(a.keys)], a.errs[:len(a.keys)], bump)
+}
+
+// write executes the writes of the batch from next on that one shard serves.
+// Answers that need no engine may stand between them; a read may not.
+func (s *session) write(ctx context.Context) {
+	var sh *shard
+	s.ops = s.ops[:0]
+	for i := s.next; i < s.n; i++ {
+		r := &s.batch[i]
+		if r.Kind == protocol.Reply || r.Kind == protocol.Noop {
+			continue
+		}
+		if r.Kind != protocol.Op || isRead(&r.Op) {
+			break
+		}
+		if r.Op.Verb == attune.Flush {
+			if sh == nil {
+				s.ops = append(s.ops, r.Op)
+				s.flushAll(ctx)
+				return
+			}
+			break
+		}
+		if to := s.node.route(&r.Op.Key); sh != nil && to != sh {
+			break
+		} else {
+			sh = to
+		}
+		s.ops = append(s.ops, r.Op)
+	}
+	s.execute(ctx, sh)
+	s.opsToTell = len(s.ops)
+}
+
+// execute writes s.ops to sh, results in s.res.
+func (s *session) execute(ctx context.Context, sh *shard) {
+	for len(s.res) < len(s.ops) {
+		s.res = append(s.res, attune.Result{})
+	}
+	if sh.waits {
+		var cancel context.CancelFunc
+		ctx, cancel = s.bound(ctx)
+		defer cancel()
+	}
+	sh.engine.Write(ctx, &s.level, s.ops, s.res[:len(s.ops)])
+	s.barrier = false
+	s.ahead.slot = [batchSize]uint8{} // what was fetched may have changed
+}
+
+// bound limits how long a command may wait.
+func (s *session) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d := s.node.cfg.OpTimeout; d > 0 {
+		return context.WithTimeoutCause(ctx, d, errOpTimeout)
+	}
+	return ctx, func() {}
+}
+
+// flushAll executes the one Flush in s.ops on every shard. It failed if it
+// failed anywhere.
+func (s *session) flushAll(ctx context.Context) {
+	var failed error
+	for _, sh := range s.node.shards {
+		s.execute(ctx, sh)
+		if s.res[0].Status == attune.Failed {
+			failed = s.res[0].Err
+		}
+	}
+	if failed != nil {
+		s.res[0].Status, s.res[0].Err = attune.Failed, failed
+	}
+	s.opsToTell = 1
+}
+
+// tell appends the reply to an Op and counts it.
+func (s *session) tell(r *protocol.Request, res *attune.Result) {
+	s.tally.op(r, res)
+	buf, value := r.AppendHead(s.out.buf, res, s.node.now())
+	if value == nil {
+		s.out.grew(buf)
+		return
+	}
+	if len(value) < kvadapter.Large {
+		s.out.grew(r.AppendTail(append(buf, value...)))
+		return
+	}
+	s.out.grew(buf)
+	s.out.refer(value)
+	s.out.grew(r.AppendTail(s.out.buf))
+}
+
+// control answers a command that is no Op.
+func (s *session) control(r *protocol.Request) {
+	switch r.Kind {
+	case protocol.Reply:
+		if r.TooLarge {
+			s.tally.op(r, nil)
+		}
+		if r.Undo {
+			s.out.undo(s.reply)
+		}
+		s.out.grew(r.AppendReply(s.out.buf))
+	case protocol.End, protocol.Noop:
+		s.out.grew(r.AppendReply(s.out.buf))
+	case protocol.Version:
+		s.out.grew(r.AppendVersion(s.out.buf, wireVersion))
+	case protocol.Stats:
+		s.stats(r)
+	case protocol.Shutdown:
+		s.shutdown(r)
+	case protocol.Dump:
+		s.dump(r)
+	case protocol.Quit:
+		s.closing = true
+		s.n = s.next + 1 // what was sent after it is not executed
+		s.out.grew(r.AppendReply(s.out.buf))
+	}
+}

@@ -1,0 +1,273 @@
+package kvadapter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/attunekv/attune"
+)
+
+const (
+	// memcachedTimeout is the timeout of a URL that names none.
+	memcachedTimeout = 500 * time.Millisecond
+	// memcachedMaxIdle is the max_idle of a URL that names none.
+	memcachedMaxIdle = 64
+	// memcachedBatch is the most keys of one request. memcached reads a whole
+	// request before it answers, so the line should stay within its buffers.
+	memcachedBatch = 100
+)
+
+// memcached keeps records in one or many memcached servers. A key lives on the
+// server that gomemcache's own ServerList would pick (crc32 modulo the number of
+// servers, in the order of the URL), so other tools find records where they
+// expect them.
+//
+// Each server has a gomemcache client to itself. So an error names its server,
+// dead connections are dropped for the server that died alone, and no lock is
+// shared between a server that hangs and one that works.
+//
+// A call takes as long as its server does, at most the timeout (once more if it
+// first waits for a connection). gomemcache knows no context: one that ends is
+// noticed before a call and while it waits for a connection, not in mid-call. A
+// Put that timed out may still happen, even after a later one: the stamp tells.
+//
+// memcached limits the size of an item, key and its own header included, to 1 MiB
+// unless started with -I: a Put beyond it is ErrTooLarge, and memcached then drops
+// the record put before. Records never expire there; when memory is short,
+// memcached forgets those least used, which a later Get finds as ErrNotFound.
+type memcached struct {
+	slots   []*memcachedServer // by crc32 of the stored key; a server may have many
+	servers []*memcachedServer // each once
+}
+
+var (
+	_ Backend = (*memcached)(nil)
+	_ Batcher = (*memcached)(nil)
+	_ Statter = (*memcached)(nil)
+)
+
+// newMemcached makes the backend of a URL
+//
+//	memcached://host:port[,host:port...][?timeout=500ms&max_idle=64]
+//	memcached:///path/to/socket[,/path/to/socket...]
+//
+// A server listed twice gets twice the keys. timeout bounds one request, from
+// dial to answer, for each MiB that it moves; max_idle is the connections kept
+// to a server and the most in use at once. Nothing is dialled and no name is
+// looked up until a call needs it, and every dial looks the name up again: a
+// server may come late, and may move.
+func newMemcached(u *url.URL) (Backend, error) {
+	timeout, maxIdle, err := memcachedOptions(u)
+	if err != nil {
+		return nil, err
+	}
+	list := u.Host + u.Path
+	if u.Host != "" {
+		list = u.Host + strings.TrimSuffix(u.Path, "/")
+	}
+	m := new(memcached)
+	known := make(map[string]*memcachedServer)
+	for addr := range strings.SplitSeq(list, ",") {
+		if err := checkMemcachedAddr(addr); err != nil {
+			return nil, err
+		}
+		s := known[addr]
+		if s == nil {
+			s = newMemcachedServer(addr, timeout, maxIdle)
+			known[addr] = s
+			m.servers = append(m.servers, s)
+		}
+		m.slots = append(m.slots, s)
+	}
+	return m, nil
+}
+
+func memcachedOptions(u *url.URL) (timeout time.Duration, maxIdle int, err error) {
+	if u.User != nil || u.Fragment != "" || u.Opaque != "" {
+		return 0, 0, fmt.Errorf("backend %s: want memcached://host:port[,host:port...], no user, password or fragment", u.Redacted())
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return 0, 0, fmt.Errorf("backend %s: %w", u, err)
+	}
+	timeout, maxIdle = memcachedTimeout, memcachedMaxIdle
+	for name, values := range query {
+		value := values[0]
+		if len(values) > 1 {
+			return 0, 0, fmt.Errorf("backend %s: option %s is given twice", u, name)
+		}
+		switch name {
+		case "timeout":
+			timeout, err = time.ParseDuration(value)
+			if err != nil || timeout <= 0 {
+				return 0, 0, fmt.Errorf("backend %s: timeout=%s: want a duration above 0, such as 500ms", u, value)
+			}
+		case "max_idle":
+			maxIdle, err = strconv.Atoi(value)
+			if err != nil || maxIdle < 1 {
+				return 0, 0, fmt.Errorf("backend %s: max_idle=%s: want a number of connections, 1 or more", u, value)
+			}
+		default:
+			return 0, 0, fmt.Errorf("backend %s: unknown option %s: valid are timeout, max_idle", u, name)
+		}
+	}
+	return timeout, maxIdle, nil
+}
+
+// checkMemcachedAddr demands a port: a default one would take the 11212 of
+// "cache1:11211,11212" for a host, and move keys without a word.
+func checkMemcachedAddr(addr string) error {
+	if strings.HasPrefix(addr, "/") {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
+		return fmt.Errorf("backend memcached: server %q: want host:port or /path/to/socket", addr)
+	}
+	return nil
+}
+
+// pick returns the server of a stored key.
+func (m *memcached) pick(name string) *memcachedServer {
+	if len(m.slots) == 1 {
+		return m.slots[0]
+	}
+	// ServerList hashes 256 bytes at most; a stored key never has more than 250.
+	sum := crc32.ChecksumIEEE([]byte(name))
+	return m.slots[sum%uint32(len(m.slots))]
+}
+
+// Get implements Backend.
+func (m *memcached) Get(ctx context.Context, key attune.Key, buf []byte) (Record, error) {
+	name := memcachedKey(key)
+	s := m.pick(name)
+	s.gets.Add(1)
+	var item *memcache.Item
+	err := s.call(ctx, func() (err error) {
+		item, err = s.client.Get(name)
+		return err
+	})
+	if err != nil {
+		return Record{}, err
+	}
+	rec, ok := s.record(item)
+	if !ok {
+		return Record{}, ErrNotFound
+	}
+	// Without a buffer to fill, the fresh slice that gomemcache read into does.
+	if len(rec.Value) < Large && cap(buf) > 0 {
+		rec.Value = append(buf[:0], rec.Value...)
+	}
+	return rec, nil
+}
+
+// GetMulti implements Batcher. It asks all servers at once, each in turn for
+// batches of keys. When a server fails, recs still gets what the others hold,
+// and the error, on one line, is that of every server that failed; recs[i].Value
+// is nil for what they would have answered. Equal keys share their value's
+// memory.
+func (m *memcached) GetMulti(ctx context.Context, keys []attune.Key, recs []Record) error {
+	clear(recs[:len(keys)])
+	names := make([]string, len(keys))
+	wanted := make(map[*memcachedServer][]int, len(m.servers)) // indexes into keys
+	for i, key := range keys {
+		names[i] = memcachedKey(key)
+		s := m.pick(names[i])
+		wanted[s] = append(wanted[s], i)
+	}
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex // guards failed
+		failed error
+	)
+	for s, idx := range wanted {
+		fetch := func() {
+			err := s.getMulti(ctx, names, idx, recs)
+			if err == nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if failed == nil {
+				failed = err
+			} else {
+				failed = fmt.Errorf("%w; %w", failed, err)
+			}
+		}
+		if len(wanted) == 1 {
+			fetch() // a goroutine would only add its own start
+		} else {
+			wg.Go(fetch)
+		}
+	}
+	wg.Wait()
+	return failed
+}
+
+// Put implements Backend.
+func (m *memcached) Put(ctx context.Context, key attune.Key, rec Record) error {
+	name := memcachedKey(key)
+	s := m.pick(name)
+	s.puts.Add(1)
+
+	// gomemcache takes one slice: stamp and value meet in a borrowed one, which
+	// nobody refers to once Set has returned.
+	var raw *[]byte
+	if len(rec.Value) < Large {
+		raw = memcachedBufs.Get().(*[]byte)
+		defer memcachedBufs.Put(raw)
+	} else {
+		b := make([]byte, 0, memcachedStampSize+len(rec.Value))
+		raw = &b
+	}
+	*raw = appendMemcachedRecord((*raw)[:0], rec)
+	item := memcache.Item{Key: name, Value: *raw}
+	return s.call(ctx, func() error { return s.client.Set(&item) })
+}
+
+// memcachedBufs holds buffers for records whose values are shorter than Large.
+var memcachedBufs = sync.Pool{New: func() any { return new([]byte) }}
+
+// Delete implements Backend. memcached finds records by text alone: without it
+// the record stays until memcached forgets it, and its stamp gives it away.
+func (m *memcached) Delete(ctx context.Context, key attune.Key) error {
+	if key.Text == nil {
+		return nil
+	}
+	name := memcachedKey(key)
+	s := m.pick(name)
+	s.deletes.Add(1)
+	err := s.call(ctx, func() error { return s.client.Delete(name) })
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Close implements Backend.
+func (m *memcached) Close() error {
+	var errs []error
+	for _, s := range m.servers {
+		errs = append(errs, s.client.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Stats implements Statter. Servers are numbered from 0 in the order of the URL.
+func (m *memcached) Stats() []Stat {
+	var out []Stat
+	for i, s := range m.servers {
+		out = s.appendStats(out, "server_"+strconv.Itoa(i)+"_")
+	}
+	return out
+}

@@ -1,0 +1,34 @@
+// Package replica is one node's copy of a shard: versions here, bytes there.
+//
+// For every key it keeps an index entry of one cache line (hash, versions, cas
+// unique, flags, expiry, size, recency), and leaves the bytes to a
+// [kvadapter.Backend], stamped with the version that wrote them. A backend that
+// restarted, evicted, hung or came back with old bytes is therefore noticed:
+// bytes whose stamp is not the indexed one are never an answer.
+//
+// The parts:
+//
+//	replica.go  Open, Peek, Get, GetMulti: reading
+//	apply.go    Apply and Flush: versions are compared, nothing is decided
+//	settle.go   bytes on their way to a backend that is not in this process
+//	evict.go    Over, Victim, Dead: what should go, as Changes to be stamped
+//	index.go    the index: 256 segments of dense pages
+//	stats.go    counters; scan.go lists items
+//
+// One set: the engine stamps a [attune.Change] and calls Apply, which locks the
+// key's segment, compares versions and publishes the entry. If the backend is a
+// [kvadapter.Memory] its Put happens under the same lock, so bytes and index
+// change together. Otherwise the bytes are staged beside the index, readable at
+// once, and Settle waits until the backend has them.
+//
+// One get: Get finds the entry, takes the bytes from the stage or the backend,
+// and compares stamps. If they differ and the index has not moved on meanwhile,
+// the bytes are lost and the answer is [ErrGone]: the engine then removes
+// exactly that version and reports a miss.
+//
+// A replica drops an entry only by a Change, also for expiry and eviction:
+// Victim and Dead merely propose. There are no tombstones: a delete removes the
+// entry. With a single controller nothing can bring an older version back, as
+// its clock never issues one. An engine with peers must remember a deletion's
+// version until all of them have seen it.
+package replica

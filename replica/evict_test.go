@@ -1,0 +1,315 @@
+package replica
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/kvadapter"
+)
+
+// cache drives a replica as an engine does: set on a miss, then make room.
+type cache struct {
+	r *Replica
+	v attune.Version
+}
+
+func (c *cache) read(text string) bool {
+	key := keyOf(c.r, text)
+	if c.r.Peek(key, true).Version != 0 {
+		return true
+	}
+	c.v++
+	_, _ = c.r.Apply(put(key, c.v, "some value of common size"))
+	for c.r.Over() {
+		victim, ok := c.r.Victim()
+		if !ok {
+			break
+		}
+		c.v++
+		victim.Stamp(c.v)
+		_, _ = c.r.Apply(&victim)
+	}
+	return false
+}
+
+func TestHotKeysSurviveAScan(t *testing.T) {
+	c := &cache{r: Open(Options{Backend: newMemory(), MemoryLimit: 4 << 20})}
+	const hot = 2000
+	for i := range hot {
+		c.read(fmt.Sprint("hot", i))
+	}
+	kept := 0
+	for i := 0; i%1000 != 0 || c.r.Stats().Evicted < 10*int64(c.r.Len()); i++ {
+		c.read(fmt.Sprint("cold", i))
+		if i%4 == 0 { // every hot key is read once per 8,000 cold ones, a third of what fits
+			c.read(fmt.Sprint("hot", i/4%hot))
+		}
+	}
+	for i := range hot {
+		if c.r.Peek(keyOf(c.r, fmt.Sprint("hot", i)), false).Version != 0 {
+			kept++
+		}
+	}
+	t.Logf("%d of %d hot keys kept among %d, %d evicted", kept, hot, c.r.Len(), c.r.Stats().Evicted)
+	if kept < hot*95/100 {
+		t.Error("hot keys were evicted")
+	}
+}
+
+// lru is the exact thing.
+type lru struct {
+	order *list.List
+	at    map[string]*list.Element
+	size  int
+}
+
+func (l *lru) read(text string) bool {
+	if e, ok := l.at[text]; ok {
+		l.order.MoveToFront(e)
+		return true
+	}
+	l.at[text] = l.order.PushFront(text)
+	if l.order.Len() > l.size {
+		oldest := l.order.Back()
+		delete(l.at, oldest.Value.(string))
+		l.order.Remove(oldest)
+	}
+	return false
+}
+
+func TestHitRateIsNearExactLRU(t *testing.T) {
+	c := &cache{r: Open(Options{Backend: newMemory(), MemoryLimit: 4 << 20})}
+	for i := 0; i%1000 != 0 || c.r.Stats().Evicted == 0; i++ {
+		c.read(fmt.Sprint(-i))
+	}
+	exact := &lru{list.New(), map[string]*list.Element{}, c.r.Len()}
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.07, 1, 20*uint64(exact.size))
+	const warm, reads = 100_000, 150_000
+	var hits, want int
+	for i := range warm + reads {
+		text := fmt.Sprint(zipf.Uint64())
+		hit, exactHit := c.read(text), exact.read(text)
+		if i >= warm && hit {
+			hits++
+		}
+		if i >= warm && exactHit {
+			want++
+		}
+	}
+	t.Logf("hit rate %.2f %%, exact LRU of %d items %.2f %%", 100*float64(hits)/reads, exact.size, 100*float64(want)/reads)
+	if want-hits > reads*2/100 {
+		t.Error("more than two points below exact LRU")
+	}
+}
+
+// A few large items are spread thinly over the segments; what was used least
+// recently must go first all the same.
+func TestFewItemsAreEvictedInOrder(t *testing.T) {
+	r := Open(Options{Backend: newMemory()})
+	for i := range samples {
+		mustApply(t, r, put(keyOf(r, fmt.Sprint(i)), attune.Version(i+1), "v"))
+		time.Sleep(2 * time.Millisecond) // entries tell milliseconds apart
+	}
+	r.Peek(keyOf(r, "0"), true)
+	for _, want := range []int{1, 2, 3, 4, 5, 6, 7, 0} {
+		c, ok := r.Victim()
+		if !ok || c.Key.Hash != r.Hash(fmt.Append(nil, want)) {
+			t.Fatalf("item %d was not next", want)
+		}
+		c.Stamp(100)
+		mustApply(t, r, &c)
+	}
+	if _, ok := r.Victim(); ok {
+		t.Error("a victim in an empty replica")
+	}
+}
+
+func TestVictimPrefersTheDead(t *testing.T) {
+	r := Open(Options{Backend: newMemory()})
+	var c *attune.Change
+	for i := range 10 {
+		c = put(keyOf(r, fmt.Sprint(i)), attune.Version(i+1), "v")
+		if i == 7 {
+			c.Item.Expires = time.Now().Add(-time.Second).UnixMilli()
+		}
+		mustApply(t, r, c)
+	}
+	victim, _ := r.Victim()
+	if victim.Key.Hash != r.Hash([]byte("7")) || victim.Prior != 8 {
+		t.Errorf("%+v", victim)
+	}
+	victim.Stamp(20)
+	mustApply(t, r, &victim)
+	if st := r.Stats(); st.Expired != 1 || st.ExpiredUnfetched != 1 || st.Evicted != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestMemoryIsGivenBack(t *testing.T) {
+	mem := newMemory()
+	r := Open(Options{Backend: mem})
+	empty := r.Stats().IndexBytes
+	if empty > 1<<20 {
+		t.Errorf("an empty index takes %d bytes", empty)
+	}
+	const n = 200_000
+	var v attune.Version
+	for i := range n {
+		v++
+		mustApply(t, r, put(keyOf(r, fmt.Sprint(i)), v, ""))
+	}
+	full := r.Stats().IndexBytes
+	t.Logf("%.1f bytes of index per item", float64(full-empty)/n)
+	if per := (full - empty) / n; per > 84 {
+		t.Errorf("%d bytes of index per item", per)
+	}
+	for {
+		c, ok := r.Victim()
+		if !ok {
+			break
+		}
+		v++
+		c.Stamp(v)
+		mustApply(t, r, &c)
+	}
+	st := r.Stats()
+	// One page per segment stays, and buckets within a factor.
+	if st.IndexBytes > empty+segments*(8<<10)+1<<20 || st.Items != 0 || st.Bytes != 0 || mem.used != 0 || st.Evicted != n {
+		t.Errorf("%+v, %d bytes used, empty was %d", st, mem.used, empty)
+	}
+	var sum int64
+	for i := range r.segs {
+		sum += r.segs[i].memory() - r.segs[i].counted
+	}
+	if sum != 0 {
+		t.Errorf("the account is off by %d", sum)
+	}
+}
+
+// One round of the sweep proposes exactly what is dead, whatever the steps, and
+// also when what it proposed is removed on the way.
+func TestSweepMeetsEverything(t *testing.T) {
+	now := time.Now().UnixMilli()
+	for _, step := range []int{1, 7, 100, 100_000} {
+		r := Open(Options{Backend: newMemory()})
+		const n = 3000
+		want := 0
+		for i := range n {
+			c := put(keyOf(r, fmt.Sprint(i)), attune.Version(i+1), "v")
+			switch i % 3 {
+			case 0:
+				c.Item.Expires = now - 1
+			case 1:
+				c.Item.Expires = now + 60_000
+			}
+			if i < 100 || i%3 == 0 {
+				want++
+			}
+			mustApply(t, r, c)
+		}
+		r.Flush(100)
+		v, found := attune.Version(n+1), 0
+		for looked := 0; looked < 2*n; looked += step {
+			for _, c := range r.Dead(now, step, nil) {
+				found++
+				v++
+				c.Stamp(v)
+				mustApply(t, r, &c)
+			}
+		}
+		if st := r.Stats(); found != want || st.Items != int64(n-want) || st.Expired != int64(want) || st.Evicted != 0 {
+			t.Errorf("steps of %d: found %d of %d, %+v", step, found, want, st)
+		}
+	}
+	if got := Open(Options{Backend: newMemory()}).Dead(now, 1000, nil); len(got) != 0 {
+		t.Error("something was dead in an empty index")
+	}
+}
+
+func TestFits(t *testing.T) {
+	limited := Open(Options{Backend: newMemory(), MemoryLimit: 1000})
+	if limited.Fits(1001) || !limited.Fits(900) {
+		t.Error("the limit is 1000")
+	}
+	if !Open(Options{Backend: newMemory()}).Fits(1 << 40) {
+		t.Error("there is no limit")
+	}
+	if !Open(Options{Backend: &remote{store: newStore()}, MemoryLimit: 1000}).Fits(1 << 40) {
+		t.Error("the bytes are elsewhere")
+	}
+}
+
+// nothing is a memory that costs nothing, to measure the index alone.
+type nothing struct{ *memory }
+
+func (nothing) Put(_ context.Context, _ attune.Key, _ kvadapter.Record) error { return nil }
+
+func benchmarkKeys(b *testing.B, n int) (*Replica, []attune.Key) {
+	r := Open(Options{Backend: nothing{newMemory()}})
+	keys := make([]attune.Key, n)
+	for i := range keys {
+		keys[i] = keyOf(r, fmt.Sprintf("key:%07d", i))
+		mustApply(b, r, put(keys[i], attune.Version(i+1), ""))
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	return r, keys
+}
+
+func BenchmarkPeek(b *testing.B) {
+	r, keys := benchmarkKeys(b, 1_000_000)
+	b.ReportMetric(float64(r.Stats().IndexBytes)/float64(len(keys)), "B/entry")
+	i := 0
+	for b.Loop() {
+		r.Peek(keys[i], true)
+		if i += 7919; i >= len(keys) {
+			i -= len(keys)
+		}
+	}
+}
+
+func BenchmarkApply(b *testing.B) {
+	r, keys := benchmarkKeys(b, 1_000_000)
+	v := attune.Version(len(keys))
+	c := attune.Change{Prior: attune.AnyVersion}
+	i := 0
+	for b.Loop() {
+		v++
+		c.Key, c.Item = keys[i], attune.Item{}
+		c.Stamp(v)
+		_, _ = r.Apply(&c)
+		if i += 7919; i >= len(keys) {
+			i -= len(keys)
+		}
+	}
+}
+
+// Evict and insert, as a full cache does for every new item.
+func BenchmarkVictim(b *testing.B) {
+	r, keys := benchmarkKeys(b, 1_000_000)
+	v := attune.Version(len(keys))
+	for b.Loop() {
+		victim, _ := r.Victim()
+		key := attune.Key{Hash: victim.Key.Hash, Text: keys[0].Text}
+		v++
+		victim.Stamp(v)
+		_, _ = r.Apply(&victim)
+		v++
+		c := attune.Change{Key: key, Prior: attune.AnyVersion}
+		c.Stamp(v)
+		_, _ = r.Apply(&c)
+	}
+}
+
+func BenchmarkDead(b *testing.B) {
+	r, keys := benchmarkKeys(b, 1_000_000)
+	now := time.Now().UnixMilli()
+	for b.Loop() {
+		r.Dead(now, len(keys), nil)
+	}
+}

@@ -1,0 +1,285 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/kvadapter"
+)
+
+// Sentinel errors of reads.
+var (
+	// ErrGone is returned by Get when the index has the item and the backend
+	// does not have its bytes. The engine removes exactly the version in the
+	// Item that came with the error, and the read is a miss.
+	ErrGone = errors.New("bytes lost by the backend")
+	// ErrBusy is returned by Get when the key was overwritten faster than its
+	// bytes could be fetched, several times in a row. Nothing is wrong with it.
+	ErrBusy = errors.New("key is being overwritten too fast to be read")
+)
+
+// maxReads is how many times Get fetches bytes that turn out to be of another
+// version than the index names by then.
+const maxReads = 8
+
+// Options say what a Replica is made of.
+type Options struct {
+	// Backend keeps the bytes. Its owner closes it, after the replica's last use.
+	Backend kvadapter.Backend
+	// MemoryLimit is what Over compares with: the bytes of the index plus what a
+	// [kvadapter.Memory] uses; 0 is no limit.
+	MemoryLimit int64
+	// Gen is the generation of the cluster's data, part of every stamp. Bytes of
+	// another generation are as good as lost.
+	Gen uint32
+	// Seed keys the hash. It must be secret where strangers choose keys, and
+	// equal on all nodes of a cluster.
+	Seed uint64
+}
+
+// Replica is one node's copy of a shard. Its methods may be called concurrently.
+type Replica struct {
+	backend kvadapter.Backend
+	memory  kvadapter.Memory // backend, if it is one; else nil
+	limit   int64
+	gen     uint32
+	seed    uint64
+
+	// start and began are one moment, so that the clock below is monotonic.
+	start time.Time
+	began int64
+
+	floor atomic.Uint64 // an entry whose version is not above it is dead
+	index atomic.Int64  // bytes the index takes
+	items atomic.Int64
+	hand  atomic.Uint32 // the segment Victim looks at next
+
+	sweep struct {
+		sync.Mutex
+		segment uint32
+		pos     uint32 // entries at and above it were looked at in this pass
+	}
+
+	segs [segments]segment
+}
+
+// Open returns an empty Replica over o.Backend. It starts nothing.
+func Open(o Options) *Replica {
+	r := &Replica{
+		backend: o.Backend, limit: o.MemoryLimit, gen: o.Gen, seed: o.Seed,
+		start: time.Now(),
+	}
+	r.began = r.start.UnixMilli()
+	r.memory, _ = o.Backend.(kvadapter.Memory)
+	total := int64(unsafe.Sizeof(*r))
+	for i := range r.segs {
+		s := &r.segs[i]
+		s.heads = make([]uint32, minHeads)
+		s.stage = make(map[attune.KeyHash]*staged)
+		s.counted = s.memory()
+		total += s.counted
+	}
+	r.index.Store(total)
+	r.sweep.pos = ^uint32(0)
+	return r
+}
+
+// Hash is the hash a key of this shard goes by.
+func (r *Replica) Hash(text []byte) attune.KeyHash {
+	h := xxh3.Hash128Seed(text, r.seed)
+	return attune.KeyHash{h.Hi, h.Lo}
+}
+
+// segment of a hash: by the top of its first word; buckets use the second.
+func (r *Replica) segment(h attune.KeyHash) *segment { return &r.segs[h[0]>>56] }
+
+// now is this replica's own clock, for recency and statistics: an entry's time.
+// What a client is told never depends on it.
+func (r *Replica) now() uint64 {
+	return since(r.began + time.Since(r.start).Milliseconds())
+}
+
+// lookup finds a key's entry, unless a flush killed it.
+func (r *Replica) lookup(s *segment, h attune.KeyHash) *entry {
+	e, _ := s.find(h)
+	if e == nil || uint64(e.version) <= r.floor.Load() {
+		return nil
+	}
+	return e
+}
+
+func (r *Replica) bump(e *entry) {
+	e.use(r.now())
+	e.meta |= metaFetched
+}
+
+// Peek returns what the index knows of a key, without its Value: the zero Item
+// if nothing. The item may be expired. With bump the item counts as read; the
+// returned Item is as it was before.
+func (r *Replica) Peek(key attune.Key, bump bool) attune.Item {
+	s := r.segment(key.Hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := r.lookup(s, key.Hash)
+	if e == nil {
+		return attune.Item{}
+	}
+	it := e.item()
+	if bump {
+		r.bump(e)
+	}
+	return it
+}
+
+// Get is Peek with the Value. One shorter than [kvadapter.Large] is appended to
+// buf[:0], growing it if it must; a larger one is shared and must not be
+// modified. An absent key is the zero Item and no error. Errors: [ErrGone], with
+// the Item as indexed; [ErrBusy]; those of the backend.
+func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool) (attune.Item, error) {
+	s := r.segment(key.Hash)
+	s.mu.Lock()
+	e := r.lookup(s, key.Hash)
+	if e == nil {
+		s.mu.Unlock()
+		return attune.Item{}, nil
+	}
+	it := e.item()
+	if bump {
+		r.bump(e)
+	}
+	if r.memory != nil {
+		rec, err := r.memory.Get(ctx, key, buf)
+		if err == nil && rec.Stamp != r.stamp(&it) || errors.Is(err, kvadapter.ErrNotFound) {
+			s.gone++
+			err = ErrGone
+		}
+		s.mu.Unlock()
+		it.Value = rec.Value
+		if err != nil {
+			it.Value = nil
+		}
+		return it, err
+	}
+	it.Value = s.value(&it, buf, key.Hash)
+	s.mu.Unlock()
+	if it.Value != nil {
+		return it, nil
+	}
+	return r.fetch(ctx, key, it, buf)
+}
+
+// fetch gets it's bytes from a backend outside this process. The index may move
+// on meanwhile, so a stamp that differs proves nothing until it is compared
+// with the entry as it is then.
+func (r *Replica) fetch(ctx context.Context, key attune.Key, it attune.Item, buf []byte) (attune.Item, error) {
+	for range maxReads {
+		rec, err := r.backend.Get(ctx, key, buf)
+		if err != nil && !errors.Is(err, kvadapter.ErrNotFound) {
+			return attune.Item{}, err
+		}
+		found := err == nil
+		if found && rec.Stamp == r.stamp(&it) {
+			it.Value = notNil(rec.Value)
+			return it, nil
+		}
+		was := it.Stored
+		if it, err = r.recheck(key, was, rec, found, buf); it.Value != nil || it.Version == 0 || err != nil {
+			return it, err
+		}
+	}
+	return attune.Item{}, ErrBusy
+}
+
+// recheck looks at the index again after the backend had other bytes for a key
+// than those stored at was. It returns the item with its Value if that is at
+// hand now, the zero Item if the key is gone, an Item without Value if the bytes
+// must be fetched again, and ErrGone if they are lost.
+func (r *Replica) recheck(key attune.Key, was attune.Version, rec kvadapter.Record, found bool, buf []byte) (attune.Item, error) {
+	s := r.segment(key.Hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := r.lookup(s, key.Hash)
+	if e == nil {
+		return attune.Item{}, nil
+	}
+	it := e.item()
+	if found && rec.Stamp == r.stamp(&it) {
+		it.Value = notNil(rec.Value)
+		return it, nil
+	}
+	if it.Stored == was {
+		s.gone++
+		return it, ErrGone
+	}
+	it.Value = s.value(&it, buf, key.Hash)
+	return it, nil
+}
+
+// GetMulti is Get for many keys, in one round trip if the backend can: items[i]
+// and errs[i] answer keys[i]. Values are in memory of their own.
+func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attune.Item, errs []error, bump bool) {
+	batcher, ok := r.backend.(kvadapter.Batcher)
+	if !ok || r.memory != nil || len(keys) == 1 {
+		for i, key := range keys {
+			items[i], errs[i] = r.Get(ctx, key, nil, bump)
+		}
+		return
+	}
+	var missing []attune.Key
+	var place []int
+	for i, key := range keys {
+		s := r.segment(key.Hash)
+		s.mu.Lock()
+		items[i], errs[i] = attune.Item{}, nil
+		if e := r.lookup(s, key.Hash); e != nil {
+			items[i] = e.item()
+			if bump {
+				r.bump(e)
+			}
+			if items[i].Value = s.value(&items[i], nil, key.Hash); items[i].Value == nil {
+				missing, place = append(missing, key), append(place, i)
+			}
+		}
+		s.mu.Unlock()
+	}
+	if len(missing) == 0 {
+		return
+	}
+	recs := make([]kvadapter.Record, len(missing))
+	err := batcher.GetMulti(ctx, missing, recs)
+	for j, i := range place {
+		it, rec := &items[i], recs[j]
+		switch {
+		case rec.Value != nil && rec.Stamp == r.stamp(it):
+			it.Value = rec.Value
+		case rec.Value == nil && err != nil:
+			*it, errs[i] = attune.Item{}, err
+		default:
+			// Lost, or overwritten meanwhile: rare, so ask again alone.
+			*it, errs[i] = r.fetch(ctx, keys[i], *it, nil)
+		}
+	}
+}
+
+func (r *Replica) stamp(it *attune.Item) kvadapter.Stamp {
+	return kvadapter.Stamp{Gen: r.gen, Version: it.Stored}
+}
+
+// notNil marks an empty value as found.
+func notNil(v []byte) []byte {
+	if v == nil {
+		return []byte{}
+	}
+	return v
+}
+
+// Immediate reports whether the backend is in this process: then Settle never
+// waits, and Get never fails for want of a server.
+func (r *Replica) Immediate() bool { return r.memory != nil }

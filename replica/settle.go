@@ -1,0 +1,135 @@
+package replica
+
+import (
+	"context"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/kvadapter"
+)
+
+// staged is a key whose newest bytes may not have reached the backend yet. It
+// lives from the first Apply that staged something to the last Settle, so the
+// stage is bounded by the writes under way.
+//
+// Nobody owns the sending: of the goroutines that wait in Settle one at a time
+// sends what is newest then. So the writes of a key keep their order without a
+// worker, and a burst of them costs two sends, not one each.
+type staged struct {
+	key    attune.Key       // with a copy of the text
+	rec    kvadapter.Record // the newest; its Value is never modified
+	delete bool             // the newest is a deletion
+	owners int              // Settle calls still to return
+
+	sending bool
+	wake    chan struct{} // closed when the sending under way ends; made by the first to wait
+
+	settled attune.Version // the newest that is in the backend
+	failed  attune.Version // the newest that could not be put there, and why
+	err     error
+}
+
+// put stages a change's bytes, or its deletion.
+func (s *segment) put(c *attune.Change, gen uint32) {
+	st := s.stage[c.Key.Hash]
+	if st == nil {
+		st = &staged{key: attune.Key{Hash: c.Key.Hash, Text: append([]byte(nil), c.Key.Text...)}}
+		s.stage[c.Key.Hash] = st
+	}
+	st.owners++
+	st.delete = c.Item.Deleted
+	st.rec = kvadapter.Record{Stamp: kvadapter.Stamp{Gen: gen, Version: c.Item.Version}}
+	if v := c.Item.Value; len(v) >= kvadapter.Large {
+		st.rec.Value = v
+	} else {
+		st.rec.Value = append(make([]byte, 0, len(v)), v...)
+	}
+}
+
+// value returns it's bytes if they are staged, else nil.
+func (s *segment) value(it *attune.Item, buf []byte, h attune.KeyHash) []byte {
+	st := s.stage[h]
+	if st == nil || st.delete || st.rec.Stamp.Version != it.Stored {
+		return nil
+	}
+	if len(st.rec.Value) >= kvadapter.Large {
+		return st.rec.Value
+	}
+	return notNil(append(buf[:0], st.rec.Value...))
+}
+
+// Settle returns once the backend has the bytes of an applied change, or newer
+// ones of its key, or has been told of its deletion. It returns at once if the
+// change moves no bytes or the backend is in this process. Errors: the
+// backend's, or the cause of ctx; the bytes may be there or not, and the engine
+// evicts exactly that version (after a failed deletion there is nothing to do:
+// the index has no entry, and no stamp will match).
+func (r *Replica) Settle(ctx context.Context, c *attune.Change) error {
+	if r.memory != nil || c.Key.Text == nil || !c.Item.Deleted && c.Item.Stored != c.Item.Version {
+		return nil
+	}
+	v := c.Item.Version
+	s := r.segment(c.Key.Hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.stage[c.Key.Hash]
+	defer func() {
+		if st.owners--; st.owners == 0 {
+			delete(s.stage, c.Key.Hash)
+		}
+	}()
+	for {
+		switch {
+		case st.settled >= v:
+			return nil
+		case st.failed >= v:
+			return st.err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case st.sending:
+			s.wait(ctx, st)
+		default:
+			r.send(ctx, s, st)
+		}
+	}
+}
+
+// wait releases the segment until the sending under way ends, or ctx.
+func (s *segment) wait(ctx context.Context, st *staged) {
+	if st.wake == nil {
+		st.wake = make(chan struct{})
+	}
+	wake := st.wake
+	s.mu.Unlock()
+	select {
+	case <-wake:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+}
+
+// send releases the segment while it brings the newest of st to the backend.
+func (r *Replica) send(ctx context.Context, s *segment, st *staged) {
+	st.sending = true
+	rec, del := st.rec, st.delete
+	s.mu.Unlock()
+	var err error
+	if del {
+		err = r.backend.Delete(ctx, st.key)
+	} else {
+		err = r.backend.Put(ctx, st.key, rec)
+	}
+	s.mu.Lock()
+	st.sending = false
+	switch {
+	case err == nil:
+		st.settled = rec.Stamp.Version
+	case ctx.Err() == nil:
+		st.failed, st.err = rec.Stamp.Version, err
+	default:
+		// This caller's time is up, not that of the others: one of them tries.
+	}
+	if st.wake != nil {
+		close(st.wake)
+		st.wake = nil
+	}
+}
