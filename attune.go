@@ -39,7 +39,8 @@ type Item struct {
 	// so no bytes move. In a Change not stamped yet, 0 means "new bytes".
 	Stored Version
 	// CAS is the unique that clients are shown and compare. It equals Stored
-	// unless the item was invalidated since or a client chose it (meta flag E).
+	// unless the item was invalidated or cleared since, or a client chose it
+	// (meta flag E).
 	// A touch keeps it, as memcached does. In a Change not stamped yet, 0 means
 	// "as Version".
 	CAS uint64
@@ -121,13 +122,16 @@ const (
 // Result answers one Op.
 type Result struct {
 	Status Status
-	// Item is the item as the reply describes it: as read, or as it is after
-	// the write. Item.Value is set only when the Op wanted it, and is valid
-	// until the next call with the same Result.
+	// Item is the item as the reply describes it: as it is after the Op, except
+	// that Fetched and Accessed are from before it. Item.Value is set only when
+	// the Op wanted it, and is valid until the next call with the same Result.
 	Item   Item
 	Number uint64 // with Counted
-	// Absent says that the item a Hit describes was just created by the read
-	// (meta flag N): a miss for the statistics.
+	// Before is Item.Expires as it was before a Get, Incr or Decr: what meta's t
+	// tells if it is written before the T or N that changes it.
+	Before int64
+	// Absent says that the item a Hit or Counted describes was just created by
+	// the Op (meta flag N): a miss for the statistics.
 	Absent bool
 	// Won, Stale and Taken are the meta reply flags W, X and Z.
 	Won, Stale, Taken bool

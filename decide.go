@@ -1,36 +1,43 @@
 package attune
 
-import "strconv"
+import (
+	"math"
+	"strconv"
+)
 
-// relativeLimit is the exptime, in seconds, above which it is a moment and not
-// a duration: 30 days.
-const relativeLimit = 60 * 60 * 24 * 30
+// longestTTL is the largest exptime, in seconds, that counts from now: 30 days.
+// A larger one is unix time.
+const longestTTL = 60 * 60 * 24 * 30
 
-// longDead is the Expires of an item that was stored already expired.
-const longDead = 1
-
-// Deadline turns an exptime as on the wire, in seconds, into an [Item.Expires]:
-// 0 is never, a negative one is dead already, one of up to 30 days counts from
-// now (unix milliseconds), a larger one is unix time.
+// Deadline turns an exptime as it is on the wire, in seconds, into an
+// [Item.Expires] in unix milliseconds: 0 is never, a negative one is dead
+// already, one of up to 30 days counts from now (unix milliseconds), and a
+// larger one is unix time.
 func Deadline(exptime, now int64) int64 {
 	switch {
 	case exptime == 0:
 		return 0
 	case exptime < 0:
-		return longDead
-	case exptime <= relativeLimit:
+		return 1
+	case exptime <= longestTTL:
 		return now + exptime*1000
+	default:
+		return min(exptime, math.MaxInt64/1000) * 1000
 	}
-	const last = 1<<63 - 1
-	return min(exptime, last/1000) * 1000
 }
 
-// None reports whether the decision was to change nothing.
-func (c *Change) None() bool {
-	return c.Prior == 0 && c.Item.Version == 0 && !c.Item.Deleted && c.Key.Text == nil && c.Key.Hash == KeyHash{}
+// None reports whether c is the Change of a decision that changes nothing. Any
+// other names a key.
+func (c *Change) None() bool { return c.Key.Text == nil && c.Key.Hash == KeyHash{} }
+
+// Stamped completes r once c, which was decided together with it and is not
+// None, has its version: the item a reply describes then shows its unique.
+func (r *Result) Stamped(c *Change) {
+	r.Item.Version, r.Item.Stored, r.Item.CAS = c.Item.Version, c.Item.Stored, c.Item.CAS
 }
 
-// NeedsValue reports whether Decide needs the item's bytes.
+// NeedsValue reports whether [Op.Decide] needs the item's Value, and not only
+// what an index knows.
 func (op *Op) NeedsValue() bool {
 	switch op.Verb {
 	case Append, Prepend, Incr, Decr:
@@ -39,308 +46,337 @@ func (op *Op) NeedsValue() bool {
 	return op.Mode.Has(WantValue)
 }
 
-// Blind reports whether the decision is the same whatever the item is, so that
-// it need not be looked up.
-func (op *Op) Blind() bool {
-	return op.Verb == Set && op.Mode&(IfCAS|Invalidate) == 0
-}
+// Blind reports whether [Op.Decide] decides the same whatever the item is. Its
+// Change then has [AnyVersion] as Prior, and nobody needs to look the item up.
+func (op *Op) Blind() bool { return op.Verb == Set && !op.Mode.Has(IfCAS) }
 
-// ReadOnly reports whether the op can never change anything.
-func (op *Op) ReadOnly() bool {
-	return op.Verb == Get && op.Mode&(Lease|Retime|Vivify) == 0
-}
+// ReadOnly reports whether op can never change anything. A Get that is not
+// ReadOnly changes something only now and then: its Change may be None.
+func (op *Op) ReadOnly() bool { return op.Verb == Get && op.Mode&(Retime|Vivify|Lease) == 0 }
 
-// Stamped completes a result that describes the item a change made, once the
-// change has its version.
-func (r *Result) Stamped(c *Change) {
-	if r.Item.Version == 0 && !c.Item.Deleted {
-		r.Item.Version, r.Item.Stored, r.Item.CAS = c.Item.Version, c.Item.Stored, c.Item.CAS
+// Decide says what op does to its key, and what the client is told, given the
+// item cur at the moment now (unix milliseconds). It is a pure function: it
+// modifies nothing it is given but buf, and reads no clock.
+//
+// cur is the item as indexed, with its Value if op.NeedsValue. An expired item,
+// a tombstone and the zero Item all count as absent. cur may be nil if op.Blind.
+//
+// The Change is None if nothing changes: a hit, a miss, a refusal. Otherwise it
+// is still to be stamped, and its Item has new bytes exactly if Stored is 0; if
+// not, Value is nil and the bytes stay what they are. A Value may be op's, so it
+// is valid as long as op is, or be in buf: a value that must be built (a
+// counter's digits, an append) is put there if its capacity suffices, else into
+// memory of its own. buf must not overlap cur.Value.
+//
+// The Result describes the item as it is after the Change, which
+// [Result.Stamped] completes. Only a Get with WantValue has a Value, never nil,
+// which is cur's; it has none if IfMatch holds. Decide knows no size limit:
+// whoever has one compares it with Change.Item.Size.
+//
+// Decide panics on Flush, which is not about one key: engines carry it out
+// themselves.
+func (op *Op) Decide(cur *Item, now int64, buf []byte) (c Change, r Result) {
+	var item *Item // cur as far as it counts; nil is absent
+	if !op.Blind() && cur.Live(now) {
+		item = cur
 	}
-}
-
-// Decide says what op does to the item cur at the moment now (unix
-// milliseconds), and what the client is told. It is pure: it reads no clock and
-// keeps and modifies nothing it is given, except that a value it must build
-// (digits of a counter, both parts of an append) is put into buf[:0] if it fits
-// there, and into memory of its own otherwise.
-//
-// cur is the item as indexed, with its Value if op.NeedsValue: it may be
-// expired, a tombstone, or zero for a key without entry. A Change that is None
-// means nothing changes. Flush is not about one key and must not be given.
-//
-// The Change has no version yet; see [Change.Stamp]. Its Item.Stored and
-// Item.CAS are 0 where they follow from that version. Where the Result describes
-// an item as it is after the change, [Result.Stamped] completes it.
-func (op *Op) Decide(cur *Item, now int64, buf []byte) (Change, Result) {
-	d := decision{op: op, cur: cur, now: now, live: cur.Live(now)}
+	changes := false
 	switch op.Verb {
 	case Get:
-		return d.get()
-	case Touch:
-		return d.touch()
+		changes = op.get(item, now, &c.Item, &r)
+	case Set, Add, Replace:
+		changes = op.store(item, now, &c.Item, &r)
+	case Append, Prepend:
+		changes = op.extend(item, now, buf, &c.Item, &r)
 	case Delete:
-		return d.delete()
+		changes = op.remove(item, now, &c.Item, &r)
 	case Incr, Decr:
-		return d.count(buf)
-	case Flush:
-		panic("attune: Decide on Flush, which is not about one key")
+		changes = op.count(item, now, buf, &c.Item, &r)
+	case Touch:
+		if item == nil {
+			r.Status = NotFound
+			break
+		}
+		c.Item = item.unread()
+		c.Item.Expires = Deadline(op.Exptime, now)
+		r.Status = Touched
+		changes = true
+	default:
+		panic("attune: Decide: not a verb about one key: " + strconv.Itoa(int(op.Verb)))
 	}
-	return d.store(buf)
-}
-
-// decision is the state of one Decide.
-type decision struct {
-	op   *Op
-	cur  *Item
-	now  int64
-	live bool
-}
-
-// change begins a Change of the key into it.
-func (d *decision) change(it Item) Change {
-	prior := d.cur.Version
+	if !changes {
+		return c, r
+	}
+	c.Key = op.Key
 	switch {
-	case d.op.Blind():
-		prior = AnyVersion
-	case d.cur.Deleted:
-		prior = 0
+	case op.Blind():
+		c.Prior = AnyVersion
+	case !cur.Deleted:
+		c.Prior = cur.Version // also of one that expired, which is replaced
 	}
-	it.Version = 0
-	it.Fetched, it.Accessed = false, 0
-	if d.op.Mode.Has(ChooseCAS) && !it.Deleted {
-		it.CAS = d.op.CAS
+	if op.Verb != Get { // what a read shows is partly from before
+		r.Item = c.Item
+		r.Item.Value = nil
 	}
-	return Change{Key: d.op.Key, Item: it, Prior: prior}
+	return c, r
 }
 
-// kept is the current item with its bytes and unique, to be changed in other
-// respects. Its value does not travel: replicas have it.
-func (d *decision) kept() Item {
-	it := *d.cur
-	it.Value = nil
-	return it
+// unread is the item as a Change has it that moves no bytes: without them, and
+// without what one replica alone remembers.
+func (it *Item) unread() Item {
+	kept := *it
+	kept.Value = nil
+	kept.Version = 0
+	kept.Fetched, kept.Accessed = false, 0
+	return kept
 }
 
-// after is a result that describes it as it is once the change took effect,
-// and was read as cur says.
-func (d *decision) after(status Status, c *Change) Result {
-	it := c.Item
-	it.Fetched, it.Accessed = d.cur.Fetched, d.cur.Accessed
-	if !d.live {
-		it.Fetched, it.Accessed = false, d.now/1000
+// chosen is the unique an item gets when it gets a new one: 0, the version, if
+// the client did not choose it.
+func (op *Op) chosen() uint64 {
+	if op.Mode.Has(ChooseCAS) {
+		return op.CAS
 	}
-	return Result{Status: status, Item: it}
+	return 0
 }
 
-// shown is the current item as a reply may show it.
-func (d *decision) shown() Item {
-	it := *d.cur
-	if !d.op.Mode.Has(WantValue) {
-		it.Value = nil
-	}
-	return it
-}
+// differs reports whether IfCAS refuses to go on from item.
+func (op *Op) differs(item *Item) bool { return op.Mode.Has(IfCAS) && op.Compare != item.CAS }
 
-func (d *decision) get() (Change, Result) {
-	op := d.op
-	if !d.live {
-		if !op.Mode.Has(Vivify) {
-			return Change{}, Result{Status: Miss}
-		}
-		// Created empty, and its creator told to fill it.
-		c := d.change(Item{Value: []byte{}, Expires: Deadline(op.VivifyTTL, d.now), Leased: true})
-		res := d.after(Hit, &c)
-		res.Absent, res.Won = true, true
-		return c, res
-	}
-	it := d.kept()
-	// Only an exptime or a lease is written, so the unique stays as it is even
-	// if the client chose one: that is for items it creates.
-	changed := false
-	if op.Mode.Has(Retime) {
-		it.Expires = Deadline(op.Exptime, d.now)
-		changed = true
-	}
-	res := Result{Status: Hit, Item: d.shown()}
-	res.Item.Expires = it.Expires
-	if op.Mode.Has(Lease) {
-		res.Stale, res.Taken = it.Stale, it.Leased
-		recache := op.Mode.Has(Recache) && it.Expires != 0 && it.Expires < d.now+op.RecacheTTL*1000
-		if !it.Leased && (it.Stale || recache) {
-			res.Won = true
-			it.Leased = true
-			changed = true
-		}
-	}
-	if !changed {
-		return Change{}, res
-	}
-	c := d.change(it)
-	c.Item.CAS = d.cur.CAS
-	return c, res
-}
-
-func (d *decision) touch() (Change, Result) {
-	if !d.live {
-		return Change{}, Result{Status: NotFound}
-	}
-	it := d.kept()
-	it.Expires = Deadline(d.op.Exptime, d.now)
-	res := Result{Status: Touched, Item: d.shown()}
-	res.Item.Expires = it.Expires
-	return d.change(it), res
-}
-
-func (d *decision) delete() (Change, Result) {
-	op := d.op
+// get decides get, gat and mg. A new exptime and a lease are no new value, so
+// the item keeps its unique, even from a client that chose one: that is for an
+// item the read creates.
+func (op *Op) get(item *Item, now int64, to *Item, r *Result) (changes bool) {
 	switch {
-	case !d.live:
-		return Change{}, Result{Status: NotFound}
-	case op.Mode.Has(IfCAS) && d.cur.CAS != op.Compare:
-		return Change{}, Result{Status: Exists}
-	case op.Mode&(Invalidate|Clear) == 0:
-		return d.change(Item{Deleted: true}), Result{Status: Deleted}
-	}
-	it := d.kept()
-	if op.Mode.Has(Clear) {
-		// A new empty value under the old unique.
-		it = Item{Value: []byte{}, Flags: op.Flags, CAS: d.cur.CAS, Expires: Deadline(op.Exptime, d.now)}
-		if !op.Mode.Has(Retime) {
-			it.Expires = 0
-		}
-	}
-	if op.Mode.Has(Invalidate) {
-		it.Stale, it.Leased = true, false
-		it.CAS = 0 // a new one, so that the next winner's differs from all before
+	case item != nil:
+		r.Item = *item
+		r.Before = item.Expires
 		if op.Mode.Has(Retime) {
-			it.Expires = Deadline(op.Exptime, d.now)
+			r.Item.Expires = Deadline(op.Exptime, now)
+			changes = true
 		}
-	}
-	return d.change(it), Result{Status: Deleted}
-}
-
-func (d *decision) store(buf []byte) (Change, Result) {
-	op := d.op
-	if !d.live {
-		switch {
-		case op.Mode.Has(IfCAS) && op.Verb == Set:
-			return Change{}, Result{Status: NotFound}
-		case op.Verb == Replace:
-			return Change{}, Result{Status: NotStored}
-		case op.Verb == Append || op.Verb == Prepend:
-			if !op.Mode.Has(Vivify) {
-				return Change{}, Result{Status: NotStored}
+		if op.Mode.Has(Lease) {
+			r.Stale, r.Taken = item.Stale, item.Leased
+			if !item.Leased && (item.Stale || op.ages(item, now)) {
+				r.Won, r.Item.Leased = true, true
+				changes = true
 			}
-			return d.stored(Item{Value: op.Value, Flags: op.Flags, Expires: Deadline(op.VivifyTTL, d.now)})
 		}
-		return d.stored(Item{Value: op.Value, Flags: op.Flags, Expires: Deadline(op.Exptime, d.now)})
-	}
-	if op.Verb == Add {
-		return Change{}, Result{Status: NotStored}
-	}
-	it := Item{Value: op.Value, Flags: op.Flags, Expires: Deadline(op.Exptime, d.now)}
-	if op.Mode.Has(IfCAS) && d.cur.CAS != op.Compare {
-		if !op.Mode.Has(Invalidate) || op.Compare == 0 || op.Compare >= d.cur.CAS {
-			return Change{}, Result{Status: Exists}
-		}
-		// Too late to be right, still better than what is there: served, and
-		// marked as stale.
-		it.Expires, it.Stale, it.Leased = d.cur.Expires, true, d.cur.Leased
-	}
-	if op.Verb == Append || op.Verb == Prepend {
-		first, second := d.cur.Value, op.Value
-		if op.Verb == Prepend {
-			first, second = second, first
-		}
-		if n := len(first) + len(second); n > cap(buf) {
-			buf = make([]byte, 0, n)
-		}
-		it.Value = append(append(buf[:0], first...), second...)
-		it.Flags, it.Expires = d.cur.Flags, d.cur.Expires
-	}
-	return d.stored(it)
-}
-
-func (d *decision) stored(it Item) (Change, Result) {
-	it.Size = len(it.Value)
-	c := d.change(it)
-	res := Result{Status: Stored, Item: c.Item}
-	if !d.op.Mode.Has(WantValue) {
-		res.Item.Value = nil
-	}
-	return c, res
-}
-
-func (d *decision) count(buf []byte) (Change, Result) {
-	op := d.op
-	it := Item{}
-	number := op.Initial
-	switch {
-	case d.live:
-		if op.Mode.Has(IfCAS) && d.cur.CAS != op.Compare && len(d.cur.Value) > 0 {
-			return Change{}, Result{Status: Exists}
-		}
-		var ok bool
-		if number, ok = decimal(d.cur.Value); !ok {
-			return Change{}, Result{Status: NonNumeric}
-		}
-		switch {
-		case op.Verb == Incr:
-			number += op.Delta
-		case op.Delta > number:
-			number = 0
-		default:
-			number -= op.Delta
-		}
-		it = d.kept()
-		it.Stored, it.CAS = 0, 0
-		if op.Mode.Has(Retime) {
-			it.Expires = Deadline(op.Exptime, d.now)
+		if changes {
+			*to = r.Item.unread()
 		}
 	case op.Mode.Has(Vivify):
-		it.Expires = Deadline(op.VivifyTTL, d.now)
+		*to = Item{Value: []byte{}, Expires: Deadline(op.VivifyTTL, now), CAS: op.chosen(), Leased: true}
+		r.Item = *to
+		r.Item.Accessed = now / 1000
+		r.Absent, r.Won = true, true
+		changes = true
 	default:
-		return Change{}, Result{Status: NotFound}
+		r.Status = Miss
+		return false
 	}
-	const digits = 20 // of the largest number
-	if n := max(digits, it.Size); n > cap(buf) {
-		buf = make([]byte, 0, n)
+	r.Status = Hit
+	switch {
+	case !op.Mode.Has(WantValue), op.Mode.Has(IfMatch) && r.Item.CAS == op.Compare && op.Compare != 0:
+		r.Item.Value = nil
+	case r.Item.Value == nil:
+		r.Item.Value = []byte{}
 	}
-	value := strconv.AppendUint(buf[:0], number, 10)
-	// memcached writes a shorter number over a longer one and fills up with
-	// blanks; clients have learnt to expect them.
-	for len(value) < it.Size {
-		value = append(value, ' ')
-	}
-	it.Value, it.Size = value, len(value)
-	c := d.change(it)
-	res := d.after(Counted, &c)
-	res.Number = number
-	if !op.Mode.Has(WantValue) {
-		res.Item.Value = nil
-	}
-	return c, res
+	return changes
 }
 
-// decimal reads a counter as memcached does: blanks, digits, and then the end or
-// another blank and whatever follows it.
+// ages reports whether item has less than RecacheTTL left. As in memcached,
+// whose clock ticks in seconds, one stored with n seconds to live does not have
+// less than n at once: the time left is rounded up, as it is for flag t. It is
+// the time left before the read itself prolongs it, or R could not be used
+// together with T.
+func (op *Op) ages(item *Item, now int64) bool {
+	return op.Mode.Has(Recache) && item.Expires != 0 && item.Expires <= Deadline(op.RecacheTTL, now)-1000
+}
+
+// store decides set, cas, add, replace and ms without append. Whatever it
+// stores is fresh: neither stale nor leased.
+func (op *Op) store(item *Item, now int64, to *Item, r *Result) bool {
+	expires, stale, leased := Deadline(op.Exptime, now), false, false
+	switch {
+	case op.Verb == Add:
+		if item != nil {
+			r.Status = NotStored
+			return false
+		}
+	case op.Mode.Has(IfCAS): // set and replace are both cas then
+		switch {
+		case item == nil:
+			r.Status = NotFound
+			return false
+		case op.Compare == item.CAS:
+		case op.Mode.Has(Invalidate) && op.Compare != 0 && op.Compare < item.CAS:
+			// Made from an older value than the one that was invalidated, so it is
+			// better than what is there and still not good: who holds the lease
+			// keeps it, and the time the stale item has to live is not prolonged.
+			expires, stale, leased = item.Expires, true, item.Leased
+		default:
+			r.Status = Exists
+			return false
+		}
+	case op.Verb == Replace && item == nil:
+		r.Status = NotStored
+		return false
+	}
+	*to = Item{
+		Value: op.Value, Size: len(op.Value), Flags: op.Flags, Expires: expires,
+		CAS: op.chosen(), Stale: stale, Leased: leased,
+	}
+	r.Status = Stored
+	return true
+}
+
+// extend decides append and prepend, which keep flags and exptime.
+func (op *Op) extend(item *Item, now int64, buf []byte, to *Item, r *Result) bool {
+	switch {
+	case item == nil && !op.Mode.Has(Vivify):
+		r.Status = NotStored
+		return false
+	case item == nil:
+		*to = Item{Value: op.Value, Flags: op.Flags, Expires: Deadline(op.VivifyTTL, now)}
+	case op.Compare != 0 && op.differs(item):
+		r.Status = Exists
+		return false
+	default:
+		head, tail := item.Value, op.Value
+		if op.Verb == Prepend {
+			head, tail = tail, head
+		}
+		value := append(room(buf, len(head)+len(tail)), head...)
+		*to = Item{Value: append(value, tail...), Flags: item.Flags, Expires: item.Expires}
+	}
+	to.Size = len(to.Value)
+	to.CAS = op.chosen()
+	r.Status = Stored
+	return true
+}
+
+// remove decides delete and md.
+func (op *Op) remove(item *Item, now int64, to *Item, r *Result) bool {
+	switch {
+	case item == nil:
+		r.Status = NotFound
+		return false
+	case op.differs(item):
+		r.Status = Exists
+		return false
+	}
+	r.Status = Deleted
+	if op.Mode&(Clear|Invalidate) == 0 {
+		*to = Item{Deleted: true}
+		return true
+	}
+	*to = item.unread()
+	if op.Mode.Has(Clear) {
+		// The item is a new one but for its unique, so it has no exptime unless
+		// the client gives one.
+		*to = Item{Value: []byte{}, Flags: op.Flags, CAS: item.CAS}
+	}
+	if op.Mode.Has(Invalidate) {
+		to.Stale, to.Leased = true, false
+		to.CAS = 0
+	}
+	if op.Mode.Has(Retime) {
+		to.Expires = Deadline(op.Exptime, now)
+	}
+	if op.Mode.Has(ChooseCAS) {
+		to.CAS = op.CAS
+	}
+	return true
+}
+
+// count decides incr, decr and ma.
+func (op *Op) count(item *Item, now int64, buf []byte, to *Item, r *Result) bool {
+	switch {
+	case item == nil && !op.Mode.Has(Vivify):
+		r.Status = NotFound
+		return false
+	case item == nil:
+		to.Expires = Deadline(op.VivifyTTL, now)
+		r.Number, r.Absent = op.Initial, true
+	default:
+		n, ok := decimal(item.Value)
+		switch {
+		// In memcached's order: an empty value is no number whatever its unique
+		// is, one that must be read to be refused is compared first.
+		case len(item.Value) > 0 && op.Compare != 0 && op.differs(item):
+			r.Status = Exists
+			return false
+		case !ok:
+			r.Status = NonNumeric
+			return false
+		case op.Verb == Incr:
+			n += op.Delta
+		default:
+			n -= min(n, op.Delta)
+		}
+		*to = item.unread()
+		to.Stored = 0
+		if op.Mode.Has(Retime) {
+			to.Expires = Deadline(op.Exptime, now)
+		}
+		r.Number, r.Before = n, item.Expires
+	}
+	to.CAS = op.chosen()
+
+	var digits [20]byte // of the largest number
+	number := strconv.AppendUint(digits[:0], r.Number, 10)
+	if len(number) > to.Size {
+		// One that outgrows its value becomes a new item in memcached, and that
+		// is fresh; a shorter one is written over the old, which is not.
+		to.Size = len(number)
+		to.Stale, to.Leased = false, false
+	}
+	value := append(room(buf, to.Size), number...)
+	for len(value) < to.Size {
+		value = append(value, ' ')
+	}
+	to.Value = value
+	r.Status = Counted
+	return true
+}
+
+// room returns an empty slice with capacity for n bytes, in buf if it has it.
+func room(buf []byte, n int) []byte {
+	if n > cap(buf) {
+		return make([]byte, 0, n)
+	}
+	return buf[:0]
+}
+
+// decimal reads a counter the way C's strtoull and memcached's check after it
+// do: blanks, a sign, digits; then the end, or a blank or NUL and anything. A
+// negative number is accepted where it wraps to less than 2^63.
 func decimal(v []byte) (n uint64, ok bool) {
 	i := 0
 	for i < len(v) && blank(v[i]) {
 		i++
 	}
-	if i < len(v) && v[i] == '+' {
+	negative := i < len(v) && v[i] == '-'
+	if negative || i < len(v) && v[i] == '+' {
 		i++
 	}
-	start := i
-	for ; i < len(v) && v[i] >= '0' && v[i] <= '9'; i++ {
-		next := n*10 + uint64(v[i]-'0')
-		if n > (1<<64-1)/10 || next < n*10 {
+	first := i
+	for ; i < len(v) && '0' <= v[i] && v[i] <= '9'; i++ {
+		digit := uint64(v[i] - '0')
+		if n > (math.MaxUint64-digit)/10 {
 			return 0, false
 		}
-		n = next
+		n = n*10 + digit
 	}
-	return n, i > start && (i == len(v) || blank(v[i]))
+	if i == first || i < len(v) && v[i] != 0 && !blank(v[i]) {
+		return 0, false
+	}
+	if negative {
+		n = -n
+		return n, int64(n) >= 0
+	}
+	return n, true
 }
 
-func blank(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
+func blank(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }

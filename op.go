@@ -25,16 +25,20 @@ const (
 type Mode uint16
 
 const (
-	// WantValue: the result needs the value's bytes, not only its description.
+	// WantValue: a Get's result needs the value's bytes, not only its description.
 	WantValue Mode = 1 << iota
-	// IfCAS: fail with Exists unless the item's cas unique is Compare.
+	// IfCAS: fail with Exists unless the item's cas unique is Compare. Set and
+	// Replace are cas then, and fail with NotFound if there is no item. Append,
+	// Prepend, Incr and Decr take a Compare of 0 for none. Add ignores it.
 	IfCAS
-	// ChooseCAS: the item's new cas unique is CAS (meta flag E).
+	// ChooseCAS: the item's new cas unique, if it gets one, is CAS (meta flag E).
+	// A CAS of 0 chooses nothing.
 	ChooseCAS
 	// Retime: set the item's exptime from Exptime (gat; meta flag T on mg, md, ma).
 	Retime
-	// Vivify: on a miss create the item, with exptime VivifyTTL (meta flag N;
-	// binary incr with an exptime other than all ones).
+	// Vivify: on a miss create the item, with exptime VivifyTTL: empty for Get,
+	// with Value and Flags for Append and Prepend, Initial for Incr and Decr (meta
+	// flag N; binary incr with an exptime other than all ones).
 	Vivify
 	// Lease: the read takes part in meta's anti-stampede protocol: the first to
 	// read a stale item, or one created by Vivify, or one with less than
@@ -45,7 +49,8 @@ const (
 	// Invalidate: md marks the item stale instead of deleting it; ms with a
 	// Compare lower than the item's cas unique stores, and stays stale (I).
 	Invalidate
-	// Clear: md empties the value and client flags and keeps the item (x).
+	// Clear: md keeps the item and its cas unique, with an empty value and what
+	// Flags and, with Retime, Exptime say (x).
 	Clear
 	// NoBump: do not count the read as a use (mg without h, l, t: still counts;
 	// set only where the dialect says so).
@@ -59,7 +64,7 @@ const (
 type Op struct {
 	Verb       Verb
 	Mode       Mode
-	Flags      uint32 // the client's flags for Set, Add, Replace, Vivify
+	Flags      uint32 // the client's: Set, Add, Replace, Append with Vivify, Clear
 	Key        Key
 	Value      []byte
 	Exptime    int64  // seconds as on the wire: see Deadline

@@ -74,8 +74,9 @@ type session struct {
 		slot  [batchSize]uint8
 	}
 
-	barrier bool // passed, and nothing received or written since
-	reply   mark // where the replies of the current text read begin
+	now     int64 // the clock this turn's reads and replies go by, unix ms
+	barrier bool  // passed, and nothing received or written since
+	reply   mark  // where the replies of the current text read begin
 	value   []byte
 	closing bool
 	// detached streams a long answer, with wantDetach.
@@ -220,6 +221,9 @@ func (s *session) parse() (more bool, err error) {
 
 // run executes and answers the batch, in order.
 func (s *session) run(ctx context.Context) want {
+	if s.n > 0 {
+		s.now = s.node.now()
+	}
 	for s.next < s.n {
 		if s.out.size >= highWater {
 			return wantOutput
@@ -268,8 +272,7 @@ func (s *session) read(ctx context.Context, r *protocol.Request) {
 		s.tell(r, &attune.Result{Status: attune.Failed, Err: err})
 		return
 	}
-	now := sh.engine.Now()
-	change, res := op.Decide(&item, now, nil)
+	change, res := op.Decide(&item, s.now, nil)
 	if !change.None() {
 		// The reader wins a lease or creates the item: that is a write, and is
 		// decided where writes are.
@@ -420,7 +423,7 @@ func (s *session) flushAll(ctx context.Context) {
 // tell appends the reply to an Op and counts it.
 func (s *session) tell(r *protocol.Request, res *attune.Result) {
 	s.tally.op(r, res)
-	buf, value := r.AppendHead(s.out.buf, res, s.node.now())
+	buf, value := r.AppendHead(s.out.buf, res, s.now)
 	if value == nil {
 		s.out.grew(buf)
 		return

@@ -346,11 +346,14 @@ func TestEmbeddedScanMeetsAllWhileTableMoves(t *testing.T) {
 func TestEmbeddedMovesEveryKind(t *testing.T) {
 	ctx := context.Background()
 	s := newEmbedded()
+	bank := make([]byte, 2*Large) // of which each value is some stretch
+	rng := rand.NewChaCha8([32]byte{})
+	_, _ = rng.Read(bank) // cannot fail
 	record := func(i int) Record {
-		n := []int{10, 4000, 7, Large}[i%4]
-		return Record{Stamp{uint32(i % 2), attune.Version(i)}, bytes.Repeat([]byte{byte(i)}, n+i%5)}
+		n := []int{1, 4000, 5, Large}[i%4]
+		return Record{Stamp{uint32(i / 4 % 2), attune.Version(i)}, bank[i%Large:][:n+i%5]}
 	}
-	const n = 8000
+	const n = 24000
 	for i := range n {
 		if err := s.Put(ctx, numbered(i), record(i)); err != nil {
 			t.Fatal(err)

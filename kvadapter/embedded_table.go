@@ -38,7 +38,7 @@ type shard struct {
 
 	larges []large
 
-	_ [32]byte // keeps neighbours' locks off this one's cache line
+	_ [40]byte // keeps neighbours' locks off this one's cache line
 }
 
 // large is a value kept by reference.
@@ -110,9 +110,10 @@ func (s *embedded) insertLocked(sh *shard, hash uint64, h handle) {
 	setNext(s.chunk(h), *head)
 	*head = h
 	sh.count++
-	// Two records to a bucket: 2 bytes a record for the table, and two chunks
-	// looked at to find one. One to a bucket would be 4 bytes and 1.5 chunks.
-	if sh.count > 2*sh.buckets {
+	// One record to a bucket: 4 bytes a record for the table, and 1.5 chunks
+	// looked at to find one. Two to a bucket would be 2 bytes and two chunks, and
+	// every chunk looked at is a wait for memory.
+	if sh.count > sh.buckets {
 		s.splitLocked(sh)
 	}
 }
@@ -121,7 +122,10 @@ func (s *embedded) insertLocked(sh *shard, hash uint64, h handle) {
 func (s *embedded) removeLocked(sh *shard, hash uint64, h, prev handle) {
 	s.relinkLocked(sh, hash, prev, next(s.chunk(h)))
 	sh.count--
-	if sh.count < sh.buckets && sh.buckets > segment {
+	// Half as many records as buckets, at the most: a step below the point where
+	// it grows, so that it does not go to and fro; two buckets at a time, so that
+	// it keeps up.
+	for n := 0; n < 2 && sh.count < sh.buckets/2 && sh.buckets > segment; n++ {
 		s.mergeLocked(sh)
 	}
 }

@@ -79,7 +79,8 @@ type Batcher interface {
 }
 
 // Scanner is a Backend that can list what it holds, in no particular order and
-// without a consistent cut. It stops early when fn returns false.
+// without a consistent cut. It stops early when fn returns false. key is valid
+// until fn returns.
 type Scanner interface {
 	Scan(ctx context.Context, fn func(key []byte, stamp Stamp, size int) bool) error
 }

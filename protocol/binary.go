@@ -2,6 +2,7 @@ package protocol
 
 import (
 	endian "encoding/binary" // the name binary is the dialect's
+	"strings"
 
 	"github.com/attunekv/attune"
 )
@@ -400,19 +401,15 @@ func (r *Request) appendBinaryStatEnd(dst []byte) []byte {
 	return r.appendBinaryHeader(dst, binOK, 0, 0, 0, 0)
 }
 
-// appendBinaryText is AppendText for the binary dialect. STAT alone of the
-// commands it may answer exists here, and its reply is figures up to an empty
-// one, or a status. So ERROR becomes the status for a section that does not
-// exist, a word that says that something was done the empty figure, and any
-// other line, of the dump of detail, a figure.
-func (r *Request) appendBinaryText(dst []byte, text string) []byte {
-	switch text {
-	case unknown:
+// appendBinaryText is AppendText for the binary dialect. Of the commands it may
+// answer only STAT exists here, whose reply is figures up to an empty one, or a
+// status. So an error becomes the status for what STAT does not know, and words
+// that say that something was done the empty figure.
+func (r *Request) appendBinaryText(dst []byte, line string) []byte {
+	if line == unknown || strings.HasPrefix(line, "CLIENT_ERROR ") {
 		return r.appendBinaryStatus(dst, binNotFound)
-	case ok, end, "RESET":
-		return r.appendBinaryStatEnd(dst)
 	}
-	return r.appendBinaryStat(dst, "detailed", text)
+	return r.appendBinaryStatEnd(dst)
 }
 
 // appendBinaryError is AppendError for the binary dialect.

@@ -1,10 +1,9 @@
 package protocol_test
 
 import (
+	"bytes"
 	"fmt"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/protocol"
@@ -99,9 +98,8 @@ func (s *binSession) reply() {
 			s.out = r.AppendStatEnd(s.out)
 		case "detail on", "detail off":
 			s.out = r.AppendText(s.out, "OK")
-		case "detail dump":
-			s.out = r.AppendText(s.out, "PREFIX a get 1 hit 0 set 0 del 0")
-			s.out = r.AppendText(s.out, "END")
+		case "detail nosuch":
+			s.out = r.AppendText(s.out, "CLIENT_ERROR usage: stats detail on|off|dump")
 		case "reset":
 			s.out = r.AppendText(s.out, "RESET")
 		default:
@@ -166,104 +164,45 @@ func binDescribe(r *protocol.Request) string {
 	return b.String()
 }
 
-// binStore is as much of a memcached as the stories need.
+// binNow is the clock of the tests: 2026-01-01 UTC, in unix milliseconds.
+const binNow = 1767225600_000
+
+// binStore is the least that can execute an Op.
 type binStore struct {
 	items map[string]attune.Item
-	cas   uint64
+	clock attune.Version
 }
 
 func newBinStore() *binStore { return &binStore{items: make(map[string]attune.Item)} }
 
-func (s *binStore) put(key string, value []byte, flags uint32, exptime int64) attune.Item {
-	s.cas++
-	it := attune.Item{Value: append([]byte(nil), value...), Size: len(value), Flags: flags, Expires: exptime, Version: attune.Version(s.cas), CAS: s.cas}
-	s.items[key] = it
-	return it
-}
-
 func (s *binStore) do(op *attune.Op) attune.Result {
-	key := string(op.Key.Text)
-	it, found := s.items[key]
-	if found && it.Expires > 60*60*24*30 && it.Expires < time.Now().Unix() {
-		found = false
-	}
-	if op.Mode.Has(attune.IfCAS) {
-		if found && it.CAS != op.Compare {
-			return attune.Result{Status: attune.Exists}
-		}
-		if !found && op.Verb == attune.Set {
-			return attune.Result{Status: attune.NotFound}
-		}
-	}
-	stored := func(value []byte, flags uint32, exptime int64) attune.Result {
-		return attune.Result{Status: attune.Stored, Item: s.put(key, value, flags, exptime)}
-	}
-	switch op.Verb {
-	case attune.Get, attune.Touch:
-		switch {
-		case !found && op.Verb == attune.Get:
-			return attune.Result{Status: attune.Miss}
-		case !found:
-			return attune.Result{Status: attune.NotFound}
-		}
-		if op.Verb == attune.Touch || op.Mode.Has(attune.Retime) {
-			it.Expires = op.Exptime
-			s.items[key] = it
-		}
-		if op.Verb == attune.Touch {
-			it.Value = nil
-			return attune.Result{Status: attune.Touched, Item: it}
-		}
-		return attune.Result{Status: attune.Hit, Item: it}
-	case attune.Set:
-		return stored(op.Value, op.Flags, op.Exptime)
-	case attune.Add, attune.Replace:
-		if found != (op.Verb == attune.Replace) {
-			return attune.Result{Status: attune.NotStored}
-		}
-		return stored(op.Value, op.Flags, op.Exptime)
-	case attune.Append, attune.Prepend:
-		sum := string(it.Value) + string(op.Value)
-		if op.Verb == attune.Prepend {
-			sum = string(op.Value) + string(it.Value)
-		}
-		switch {
-		case !found:
-			return attune.Result{Status: attune.NotStored}
-		case len(sum) > 1<<20:
-			return attune.Result{Status: attune.TooLarge}
-		}
-		return stored([]byte(sum), it.Flags, it.Expires)
-	case attune.Delete:
-		if !found {
-			return attune.Result{Status: attune.NotFound}
-		}
-		delete(s.items, key)
-		return attune.Result{Status: attune.Deleted}
-	case attune.Incr, attune.Decr:
-		number := op.Initial
-		switch {
-		case !found && !op.Mode.Has(attune.Vivify):
-			return attune.Result{Status: attune.NotFound}
-		case !found:
-			it = attune.Item{Expires: op.VivifyTTL}
-		default:
-			old, err := strconv.ParseUint(strings.TrimRight(string(it.Value), " "), 10, 64)
-			if err != nil {
-				return attune.Result{Status: attune.NonNumeric}
-			}
-			if number = old + op.Delta; op.Verb == attune.Decr {
-				number = old - min(op.Delta, old)
-			}
-		}
-		text := fmt.Sprintf("%-*d", len(it.Value), number)
-		return attune.Result{Status: attune.Counted, Number: number, Item: s.put(key, []byte(text), it.Flags, it.Expires)}
-	case attune.Flush:
+	if op.Verb == attune.Flush {
 		if op.Exptime == 0 {
 			clear(s.items)
 		}
 		return attune.Result{Status: attune.Flushed}
 	}
-	panic("unknown verb")
+	key := string(op.Key.Text)
+	cur := s.items[key]
+	c, res := op.Decide(&cur, binNow, nil)
+	switch {
+	case c.None():
+		return res
+	case len(c.Item.Value) > 1<<20:
+		return attune.Result{Status: attune.TooLarge}
+	}
+	s.clock++
+	c.Stamp(s.clock)
+	res.Stamped(&c)
+	switch {
+	case c.Item.Deleted:
+		delete(s.items, key)
+		return res
+	case c.Item.Stored == s.clock:
+		c.Item.Value = bytes.Clone(c.Item.Value)
+	default:
+		c.Item.Value = cur.Value
+	}
+	s.items[key] = c.Item
+	return res
 }
-

@@ -30,7 +30,7 @@ func TestBinaryStories(t *testing.T) {
 				t.Fatal(err)
 			}
 			store := newBinStore()
-			got := binTell(t, string(text), true, func() binPeer { return newBinSession(store) })
+			got := binTell(t, string(text), false, func() binPeer { return newBinSession(store) })
 			if *rewriteBinary {
 				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -50,7 +50,7 @@ func TestBinaryStoriesSplit(t *testing.T) {
 			t.Fatal(err)
 		}
 		store := newBinStore()
-		got := binTell(t, string(text), true, func() binPeer {
+		got := binTell(t, string(text), false, func() binPeer {
 			s := newBinSession(store)
 			s.trickle = true
 			return s
@@ -73,7 +73,7 @@ func TestBinaryStoriesAgainstMemcached(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := binTell(t, string(text), false, func() binPeer {
+			got := binTell(t, string(text), true, func() binPeer {
 				c, err := net.Dial("tcp", addr)
 				if err != nil {
 					t.Fatal(err)
@@ -272,4 +272,3 @@ func binRoundTrip(p *protocol.Parser, r *protocol.Request, packet, out []byte, r
 	head, value := r.AppendHead(out, res, 0)
 	r.AppendTail(append(head, value...))
 }
-

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"cmp"
 	"encoding/base64"
 	"math"
 	"strconv"
@@ -31,7 +32,8 @@ type metaFlags struct {
 func (f *metaFlags) has(c byte) bool { return f.seen[c>>6]&(1<<(c&63)) != 0 }
 
 // parse reads all flags. It tells the last of several complaints, as memcached
-// does, but stops at a letter that is unknown or comes twice.
+// does (a bad F only if there is no other), but stops at a letter that is
+// unknown or comes twice.
 func (f *metaFlags) parse(flags []byte) (complaint string) {
 	for {
 		w, rest := cut(flags)
@@ -61,7 +63,7 @@ func (f *metaFlags) parse(flags []byte) (complaint string) {
 		case 'F':
 			var v uint64
 			v, valid = number(token, math.MaxUint32)
-			f.client, wrong = uint32(v), badFormat
+			f.client, wrong = uint32(v), cmp.Or(complaint, badFormat)
 		case 'C':
 			f.compare, valid = number(token, math.MaxUint64)
 		case 'E':
@@ -373,6 +375,7 @@ func (r *Request) wants(c byte) bool {
 // in, and then those the server adds.
 func (r *Request) appendFlags(dst []byte, res *attune.Result, done bool, now int64) []byte {
 	it := &res.Item
+	created := res.Absent // and N, which gives it its TTL, not passed yet
 	for rest := r.flags; ; {
 		var w []byte
 		if w, rest = cut(rest); len(w) == 0 {
@@ -380,6 +383,9 @@ func (r *Request) appendFlags(dst []byte, res *attune.Result, done bool, now int
 		}
 		c := w[0]
 		switch c {
+		case 'N':
+			created = false
+			continue
 		case 'O':
 			dst = append(append(dst, ' '), w...)
 			continue
@@ -404,7 +410,11 @@ func (r *Request) appendFlags(dst []byte, res *attune.Result, done bool, now int
 			v = it.CAS
 		case c == 't' && (r.verb == 'g' || r.verb == 'a'):
 			dst = append(dst, " t"...)
-			dst = appendTTL(dst, it, now)
+			if created {
+				dst = append(dst, "-1"...)
+			} else {
+				dst = appendTTL(dst, it, now)
+			}
 			continue
 		case c == 's' && (r.verb == 'g' || r.verb == 's'):
 			v = uint64(it.Size)

@@ -23,6 +23,7 @@ type textSession struct {
 
 	in      []byte
 	skip    int64
+	failed  bool // a key of the current read did
 	closed  bool
 	log     []string // requests as described, replies as "< " and the bytes
 	replies []byte   // all replies, with nothing taken back
@@ -76,11 +77,21 @@ func (s *textSession) feed(t testing.TB, data []byte) {
 }
 
 func (s *textSession) execute(r *protocol.Request) {
+	if s.failed {
+		switch {
+		case r.OfRead():
+			return
+		case r.Kind == protocol.End || r.Undo:
+			s.failed = false
+			return
+		}
+	}
 	var out []byte
 	switch r.Kind {
 	case protocol.Op:
 		s.note(describe(r))
 		res := s.result(&r.Op)
+		s.failed = r.OfRead() && res.Status == attune.Failed
 		head, value := r.AppendHead(nil, &res, textNow)
 		if out = head; value != nil {
 			out = r.AppendTail(append(out, value...))

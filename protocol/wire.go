@@ -102,6 +102,13 @@ func (p *Parser) SetBody(r *Request, value, trailer []byte) {
 // Meta reports whether r is a meta command.
 func (r *Request) Meta() bool { return r.dialect == meta }
 
+// OfRead reports whether r is a key of a text read, whose replies an End ends.
+// When one fails, its error is to stand in place of all replies of the command,
+// the End too: a client that has read an error line reads no further.
+func (r *Request) OfRead() bool {
+	return r.dialect == text && r.Kind == Op && r.Op.Verb == attune.Get
+}
+
 // AppendHead appends the reply to a Kind Op up to its value, and returns the
 // value that must follow. With a nil value the reply is complete; with any
 // other, an empty one too, AppendTail ends it. It may append nothing (noreply,

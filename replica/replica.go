@@ -76,7 +76,7 @@ func Open(o Options) *Replica {
 		backend: o.Backend, limit: o.MemoryLimit, gen: o.Gen, seed: o.Seed,
 		start: time.Now(),
 	}
-	r.began = r.start.UnixMilli()
+	r.began = max(r.start.UnixMilli(), epoch)
 	r.memory, _ = o.Backend.(kvadapter.Memory)
 	total := int64(unsafe.Sizeof(*r))
 	for i := range r.segs {

@@ -19,7 +19,7 @@ type command struct {
 	args        string   // as help shows them
 	min, max    int      // how many of them; max < 0 is any number
 	options     []string // those it takes, of --ttl, --flags and --raw
-	words       []string // completions of its first argument
+	sections    []string // completions of its first argument
 	short       string   // one line for the list
 	long        string   // more, for `help NAME`; may be empty
 	run         func(sh *shell, in input) error
@@ -74,23 +74,24 @@ func commands() []command {
 			short: "delete everything, now or in DELAY seconds",
 			long:  "It is flush_all on the wire: every item stored until then is gone, on all controllers."},
 		{name: "stats", args: "[SECTION...]", min: 0, max: -1, run: (*shell).stats,
-			words: []string{"conns", "items", "reset", "settings", "sizes", "slabs"},
-			short: "show the server's statistics"},
+			sections: []string{"conns", "items", "reset", "settings", "sizes", "slabs"},
+			short:    "show the server's statistics"},
 		{name: "version", run: (*shell).version, short: "show the server's version"},
-		{name: "mg", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta get", long: metaHelp},
-		{name: "ms", args: "KEY [LENGTH] [FLAG...] -- VALUE", meta: true, run: (*shell).meta, options: raw, short: "meta set",
+		{name: "mg", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta get: read an item; flags say what of it to show", long: metaHelp},
+		{name: "ms", args: "KEY [LENGTH] [FLAG...] -- VALUE", meta: true, run: (*shell).meta, options: raw, short: "meta set: store an item",
 			long: metaHelp + `
+
 The value stands on the same line, after " -- ":
 
   ms greeting T60 c -- "hello, world"
   ms picture -- @picture.png
 
 The shell puts its LENGTH in. One that is given must be right.`},
-		{name: "md", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta delete", long: metaHelp},
-		{name: "ma", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta arithmetic", long: metaHelp},
-		{name: "mn", meta: true, run: (*shell).meta, options: raw, short: "meta no-op", long: metaHelp},
-		{name: "me", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta debug", long: metaHelp},
-		{name: "help", alias: "?", args: "[COMMAND]", min: 0, max: 1, run: (*shell).help, words: names(),
+		{name: "md", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta delete: delete or invalidate an item", long: metaHelp},
+		{name: "ma", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta arithmetic: count up or down", long: metaHelp},
+		{name: "mn", meta: true, run: (*shell).meta, options: raw, short: "meta no-op: answer MN", long: metaHelp},
+		{name: "me", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta debug: show what the server keeps of a key", long: metaHelp},
+		{name: "help", alias: "?", args: "[COMMAND]", min: 0, max: 1, run: (*shell).help,
 			short: "show this, or how one command is used"},
 		{name: "quit", alias: "exit", run: func(*shell, input) error { return errQuit }, short: "leave (so does Ctrl-D)"},
 	}
@@ -99,12 +100,6 @@ The shell puts its LENGTH in. One that is given must be right.`},
 const metaHelp = `The line goes to the server as it stands, without quotes or escapes being
 undone, and the reply is shown as it comes. A reply that is silenced by the flag
 q is no reply. EN, NF, NS and EX count as "no" for the exit code.`
-
-// names is what completion offers after help. It is a list of its own because
-// the table cannot be asked while it is being made.
-func names() []string {
-	return strings.Fields("add append cas decr delete flush gat get gets help incr ma md me mg mn ms prepend quit replace set stats touch version")
-}
 
 func lookup(name string) (command, bool) {
 	all := commands()

@@ -78,20 +78,21 @@ func (sh *shell) help(in input) error {
 // complete returns the lines that a line may become: commands, and the words
 // that may follow help and stats.
 func complete(line string) []string {
-	verb, rest, argument := strings.Cut(line, " ")
-	var lines []string
-	if !argument {
-		for _, name := range names() {
-			if strings.HasPrefix(name, verb) {
-				lines = append(lines, name+" ")
-			}
-		}
-		return lines
-	}
+	verb, last, argument := strings.Cut(line, " ")
 	cmd, _ := lookup(verb)
-	for _, w := range cmd.words {
-		if strings.HasPrefix(w, rest) {
-			lines = append(lines, verb+" "+w)
+	candidates, before := cmd.sections, verb+" "
+	if !argument {
+		last, before = verb, ""
+	}
+	if !argument || cmd.name == "help" {
+		for _, c := range commands() {
+			candidates = append(candidates, c.name)
+		}
+	}
+	var lines []string
+	for _, word := range candidates {
+		if strings.HasPrefix(word, last) {
+			lines = append(lines, before+word+" ")
 		}
 	}
 	return lines

@@ -1,7 +1,6 @@
 package shell
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +21,10 @@ func (sh *shell) interact() int {
 	// process by default would leave it there.
 	session, stop := signal.NotifyContext(sh.ctx, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	// Nor may a Ctrl-C that comes between a command and the next prompt end it.
+	early := make(chan os.Signal, 1)
+	signal.Notify(early, os.Interrupt)
+	defer signal.Stop(early)
 	editor := liner.NewLiner()
 	defer editor.Close()
 	editor.SetCtrlCAborts(true)
@@ -32,7 +35,7 @@ func (sh *shell) interact() int {
 		editor.AppendHistory(line)
 	}
 
-	fmt.Printf("attune cli: %s, help lists commands, Ctrl-D leaves\n", strings.Join(sh.servers(), " "))
+	fmt.Println("help lists the commands, Ctrl-D leaves")
 	for {
 		line, err := prompt(session, editor, sh.client.Controller()+"> ")
 		switch {
@@ -169,6 +172,6 @@ func (h *history) add(line string) bool {
 		return true
 	}
 	defer f.Close()
-	f.Write(append(bytes.TrimRight([]byte(line), "\n"), '\n'))
+	f.WriteString(line + "\n")
 	return true
 }

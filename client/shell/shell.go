@@ -58,7 +58,7 @@ func Run(ctx context.Context, o Options, args []string) int {
 	switch {
 	case len(args) > 0:
 		sh.stdin = o.In
-		return sh.code(sh.report(sh.runArgs(args), ""))
+		return exitCode(sh.report(sh.runArgs(args), ""))
 	case o.In == os.Stdin && o.Out == os.Stdout && isTerminal(o.In) && isTerminal(o.Out):
 		return sh.interact()
 	default:
@@ -116,8 +116,8 @@ func verdict(err error) error {
 	return err
 }
 
-// code is the table of exit codes.
-func (sh *shell) code(err error) int {
+// exitCode is what a command that came to err ends a script with.
+func exitCode(err error) int {
 	switch err.(type) {
 	case nil:
 		return ExitOK
@@ -153,7 +153,7 @@ func (sh *shell) script(r io.Reader) int {
 	for n := 1; ; n++ {
 		line, readErr := br.ReadString('\n')
 		err := sh.runLine(strings.TrimRight(line, "\r\n"))
-		worst = max(worst, sh.code(sh.report(err, fmt.Sprintf("line %d: ", n))))
+		worst = max(worst, exitCode(sh.report(err, fmt.Sprintf("line %d: ", n))))
 		if worst > ExitNo || readErr != nil || errors.Is(err, errQuit) {
 			return worst
 		}
@@ -162,12 +162,11 @@ func (sh *shell) script(r io.Reader) int {
 
 // runLine runs one line of a session or script.
 func (sh *shell) runLine(line string) error {
-	line = strings.TrimSpace(line)
-	if line == "" || line[0] == '#' {
+	line = strings.TrimLeft(line, " \t") // at the end a blank may be escaped
+	if strings.TrimSpace(line) == "" || line[0] == '#' {
 		return nil
 	}
-	verb, _, _ := strings.Cut(line, " ")
-	if cmd, ok := lookup(verb); ok && cmd.meta {
+	if cmd, ok := lookup(strings.Fields(line)[0]); ok && cmd.meta {
 		head, tail, found := strings.Cut(line, " -- ")
 		if !found {
 			return sh.runMeta(cmd, head, nil)

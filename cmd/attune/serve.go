@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -53,6 +54,8 @@ func serve(s settings) error {
 	s.LogLevel = &level
 	s.Version = release()
 
+	limitHeap(s.MemoryLimit)
+
 	node, err := controller.Open(s.Config)
 	if err != nil {
 		return err
@@ -74,6 +77,16 @@ func serve(s settings) error {
 		return fmt.Errorf("stopped uncleanly: %w", err)
 	}
 	return nil
+}
+
+// limitHeap makes the collector run often enough that what was replaced or
+// evicted, and is garbage, does not pile up over the memory limit: it bounds the
+// live values, a tenth for what surrounds them, and room for connections.
+// GOMEMLIMIT overrides it.
+func limitHeap(limit int64) {
+	if limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit + limit/10 + 64<<20)
+	}
 }
 
 func newLogger(format string, level zap.AtomicLevel) *zap.Logger {

@@ -19,7 +19,7 @@ const (
 // was at start plus the monotonic time since: neither a stepped nor a slewed
 // wall clock reaches it, so it never goes back and never jumps over a TTL. The
 // price is that a wall clock that was wrong at start stays wrong here, as in
-// memcached.
+// memcached. One that has not been set at all counts from 2020.
 type clock struct {
 	start time.Time
 	began int64 // unix milliseconds at start
@@ -32,7 +32,7 @@ type clock struct {
 
 func newClock(node string) *clock {
 	now := time.Now()
-	return &clock{start: now, began: now.UnixMilli(), node: xxh3.HashString(node) & (1<<nodeBits - 1)}
+	return &clock{start: now, began: max(now.UnixMilli(), epoch), node: xxh3.HashString(node) & (1<<nodeBits - 1)}
 }
 
 // now is unix milliseconds.
@@ -41,7 +41,7 @@ func (c *clock) now() int64 { return c.began + time.Since(c.start).Milliseconds(
 // next issues a version newer than every one before, than prior, and not older
 // than now.
 func (c *clock) next(now int64, prior attune.Version) attune.Version {
-	physical := uint64(max(now-epoch, 1)) << counterBits
+	physical := uint64(max(now-epoch, 0)) << counterBits
 	if prior == attune.AnyVersion {
 		prior = 0
 	}

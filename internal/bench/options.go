@@ -60,8 +60,7 @@ type Options struct {
 	// the last replies of a pass.
 	Timeout time.Duration `json:"-"`
 
-	// Progress, when set, is called some times a second, from one goroutine at
-	// a time, and never during a call to another stage's.
+	// Progress, when set, is called a few times a second, one call at a time.
 	Progress func(Progress) `json:"-"`
 
 	driver *driver // nil is the best of the platform; tests choose
@@ -208,7 +207,7 @@ func (o *Options) String() string {
 func validAddress(addr string) error {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		if path == "" {
-			return errors.New("no path after unix:")
+			return errors.New("unix: lacks its path")
 		}
 		return nil
 	}

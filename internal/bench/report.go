@@ -152,17 +152,17 @@ func (r *Report) Measured() bool {
 	return r != nil && len(r.Targets) > 0 && r.Targets[0].Total != nil
 }
 
-// Failed counts the requests whose reply was not what it should be.
-func (r *Report) Failed() (n int64, first string) {
+// Failure is nil if every reply of the measured rounds was what it should be, and
+// no connection was lost. That an open loop asked for more than the server could
+// do is a result, not a failure.
+func (r *Report) Failure() error {
 	for _, t := range r.Targets {
-		if t.Total != nil {
-			n += t.Total.Errors
-			if first == "" {
-				first = t.Total.FirstError
-			}
+		if m := t.Total; m != nil && m.FirstError != "" {
+			return fmt.Errorf("%s: %d errors, %d unanswered, %d connections lost; the first: %s",
+				t.Server, m.Errors, m.Unanswered, m.ConnectionsLost, m.FirstError)
 		}
 	}
-	return n, first
+	return nil
 }
 
 // Formats are what [Report.Write] can write.

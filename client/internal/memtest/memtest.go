@@ -125,10 +125,25 @@ func (f *Fake) Answer(hook func(line string) string) {
 	f.hook = hook
 }
 
-// Seen returns how many requests were received, and Conns how many connections
-// are open.
-func (f *Fake) Seen() int  { f.mu.Lock(); defer f.mu.Unlock(); return f.seen }
-func (f *Fake) Conns() int { f.mu.Lock(); defer f.mu.Unlock(); return len(f.open) }
+// Seen returns how many requests were received.
+func (f *Fake) Seen() int { f.mu.Lock(); defer f.mu.Unlock(); return f.seen }
+
+// WaitConns waits until n connections are open: a client's close takes a moment
+// to be noticed here.
+func (f *Fake) WaitConns(n int) {
+	f.t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		f.mu.Lock()
+		open := len(f.open)
+		f.mu.Unlock()
+		if open == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			f.t.Fatalf("%d connections are open, want %d", open, n)
+		}
+	}
+}
 
 func (f *Fake) serve(nc net.Conn) {
 	defer func() {
