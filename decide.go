@@ -341,9 +341,10 @@ func (op *Op) count(item *Item, now int64, buf []byte, to *Item, r *Result) bool
 	return true
 }
 
-// room returns an empty slice with capacity for n bytes, in buf if it has it.
+// room returns an empty slice with capacity for n bytes, in buf if it has it. It
+// is never nil: an empty value is still one.
 func room(buf []byte, n int) []byte {
-	if n > cap(buf) {
+	if buf == nil || n > cap(buf) {
 		return make([]byte, 0, n)
 	}
 	return buf[:0]

@@ -16,6 +16,9 @@ type Options struct {
 	Replica *replica.Replica
 	// Node is this controller's name, unique in its cluster.
 	Node string
+	// MaxItem is the largest value that may come of an append, in bytes; 0 is no
+	// limit. (Larger ones are refused before they get here.)
+	MaxItem int
 }
 
 // Open starts the engine that keeps level. Only [Eventual] can be kept by a

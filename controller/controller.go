@@ -120,6 +120,7 @@ func (n *Node) openShard() error {
 	engine, err := consistency.Open(n.cfg.Level, consistency.Options{
 		Replica: rep,
 		Node:    n.cfg.Name,
+		MaxItem: n.cfg.MaxItemSize,
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())

@@ -46,7 +46,7 @@ func (s *session) stats(r *protocol.Request) {
 		s.tally.flush(s.counts, 0)
 		t := n.totals()
 		n.resetAt.Store(&t)
-		s.out.grew(r.AppendText(s.out.buf, "RESET\r\n"))
+		s.out.grew(r.AppendText(s.out.buf, "RESET"))
 		return
 	case "detail":
 		s.out.grew(r.AppendText(s.out.buf, detailReply(r.Args[1:])))
@@ -58,7 +58,7 @@ func (s *session) stats(r *protocol.Request) {
 		emit("level", n.cfg.Level)
 		emit("name", n.cfg.Name)
 	default:
-		s.out.grew(r.AppendText(s.out.buf, "ERROR\r\n"))
+		s.out.grew(r.AppendText(s.out.buf, "ERROR"))
 		return
 	}
 	s.out.grew(r.AppendStatEnd(s.out.buf))
@@ -70,12 +70,12 @@ func detailReply(args [][]byte) string {
 	if len(args) == 1 {
 		switch string(args[0]) {
 		case "on", "off":
-			return "OK\r\n"
+			return "OK"
 		case "dump":
-			return "END\r\n"
+			return "END"
 		}
 	}
-	return "CLIENT_ERROR usage: stats detail on|off|dump\r\n"
+	return "CLIENT_ERROR usage: stats detail on|off|dump"
 }
 
 func (n *Node) generalStats(emit func(string, any)) {
@@ -350,7 +350,7 @@ func appendMetadump(dst, key []byte, it *attune.Item) []byte {
 func (s *session) shutdown(r *protocol.Request) {
 	n := s.node
 	if !n.cfg.EnableShutdown {
-		s.out.grew(r.AppendText(s.out.buf, "SERVER_ERROR: shutdown not enabled\r\n"))
+		s.out.grew(r.AppendText(s.out.buf, "SERVER_ERROR: shutdown not enabled"))
 		return
 	}
 	s.closing = true

@@ -20,13 +20,15 @@ const (
 // an Op of it: the same letter means different things to different commands,
 // and one that means nothing to a command is ignored.
 type metaFlags struct {
-	seen                [2]uint64 // a bit per letter
-	mode                byte      // M
-	ttl, vivify, renew  int64     // T, N, R
-	client              uint32    // F
-	compare, cas        uint64    // C, E
-	delta, initial      uint64    // D, J
-	longOpaque, encoded bool      // O, b
+	seen               [2]uint64 // a bit per letter
+	mode               byte      // M
+	ttl, vivify, renew int64     // T, N, R
+	created            int64     // the later of T and N: both set a new item's time
+	client             uint32    // F
+	compare, cas       uint64    // C, E
+	delta, initial     uint64    // D, J
+	longOpaque         bool      // O
+	key                []byte    // as the item has it: decoded with b
 }
 
 func (f *metaFlags) has(c byte) bool { return f.seen[c>>6]&(1<<(c&63)) != 0 }
@@ -34,7 +36,7 @@ func (f *metaFlags) has(c byte) bool { return f.seen[c>>6]&(1<<(c&63)) != 0 }
 // parse reads all flags. It tells the last of several complaints, as memcached
 // does (a bad F only if there is no other), but stops at a letter that is
 // unknown or comes twice.
-func (f *metaFlags) parse(flags []byte) (complaint string) {
+func (f *metaFlags) parse(flags []byte, r *Request) (complaint string) {
 	for {
 		w, rest := cut(flags)
 		if len(w) == 0 {
@@ -51,13 +53,17 @@ func (f *metaFlags) parse(flags []byte) (complaint string) {
 		case 'c', 'f', 'h', 'k', 'l', 'q', 's', 't', 'u', 'v', 'x', 'I':
 		case 'P', 'L': // for routers in between
 		case 'b':
-			f.encoded = true
+			r.base64 = true
+			f.key = r.decode(f.key)
+			valid, wrong = len(f.key) > 0, badBase64
 		case 'O':
 			f.longOpaque = len(w) > maxOpaque
 		case 'T':
 			f.ttl, valid = seconds(token)
+			f.created = f.ttl
 		case 'N':
 			f.vivify, valid = seconds(token)
+			f.created = f.vivify
 		case 'R':
 			f.renew, valid = seconds(token)
 		case 'F':
@@ -111,7 +117,7 @@ func (p *Parser) meta(verb byte, args []byte, r *Request) {
 		r.Skip = int64(body) + int64(len(crlf))
 	}
 
-	var f metaFlags
+	f := metaFlags{key: key}
 	complaint := ""
 	switch {
 	case len(key) > MaxKey:
@@ -119,19 +125,14 @@ func (p *Parser) meta(verb byte, args []byte, r *Request) {
 	case len(rest) > maxMetaWords && own+count(rest) > maxMetaWords:
 		complaint = tooManyFlags
 	default:
-		if complaint = f.parse(rest); f.encoded && complaint == "" {
-			if key = r.decode(key); len(key) == 0 {
-				complaint = badBase64
-			}
-		}
+		complaint = f.parse(rest, r)
 	}
 	if complaint != "" && verb == 'a' {
 		complaint = badFlagOrTwice // one for all, in this command
 	}
-	r.base64 = f.encoded
 	r.quiet = f.has('q')
 	op := &r.Op
-	op.Key.Text = key
+	op.Key.Text = f.key
 	if complaint == "" {
 		switch verb {
 		case 'g':
@@ -147,7 +148,7 @@ func (p *Parser) meta(verb byte, args []byte, r *Request) {
 		}
 	}
 	if complaint == "" && verb == 's' && body > p.MaxItem {
-		r.answerTooLarge(key, true)
+		r.answerTooLarge(f.key, true)
 		return
 	}
 	if complaint == "" && f.longOpaque {
@@ -191,7 +192,7 @@ func (f *metaFlags) get(op *attune.Op) {
 		op.RecacheTTL = f.renew
 	}
 	f.retime(op)
-	f.create(op)
+	f.create(op, f.created)
 	f.choose(op)
 }
 
@@ -215,7 +216,7 @@ func (f *metaFlags) set(op *attune.Op) (complaint string) {
 	op.Exptime = f.ttl
 	switch op.Verb {
 	case attune.Append, attune.Prepend:
-		f.create(op)
+		f.create(op, f.vivify)
 		f.expect(op)
 	case attune.Set, attune.Replace:
 		// With a unique to compare, replace is set: both need an item.
@@ -266,7 +267,7 @@ func (f *metaFlags) arithmetic(op *attune.Op) (complaint string) {
 	op.Initial = f.initial
 	f.expect(op)
 	f.retime(op)
-	f.create(op)
+	f.create(op, f.created)
 	f.choose(op)
 	return ""
 }
@@ -287,10 +288,10 @@ func (f *metaFlags) retime(op *attune.Op) {
 	}
 }
 
-func (f *metaFlags) create(op *attune.Op) {
+func (f *metaFlags) create(op *attune.Op, ttl int64) {
 	if f.has('N') {
 		op.Mode |= attune.Vivify
-		op.VivifyTTL = f.vivify
+		op.VivifyTTL = ttl
 	}
 }
 

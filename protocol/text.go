@@ -113,15 +113,15 @@ func (p *Parser) line(line []byte, size int, r *Request) error {
 	case "lru_crawler":
 		crawl(args, r)
 	default:
-		return p.unknown(command, args, size, r)
+		return unknownCommand(line, args, size, r)
 	}
 	return nil
 }
 
-// unknown answers a command memcached does not have, or that has no meaning
+// unknownCommand answers what memcached does not have, or what has no meaning
 // here: there are no slabs and no LRU to tune (slabs, lru, cache_memlimit), and
 // no log to watch over this connection.
-func (p *Parser) unknown(command, args []byte, size int, r *Request) error {
+func unknownCommand(line, args []byte, size int, r *Request) error {
 	if size < 4 {
 		r.answer(badFormat)
 		return nil
@@ -131,7 +131,7 @@ func (p *Parser) unknown(command, args []byte, size int, r *Request) error {
 	if w := last(args); len(w) >= 5 && string(w[:5]) == "HTTP/" {
 		return ErrClose
 	}
-	r.quiet = asksNoReply(args)
+	r.quiet = asksNoReply(line)
 	r.answer(unknown)
 	return nil
 }

@@ -83,7 +83,7 @@ func TestZZDiff(t *testing.T) {
 	}
 	_ = regexp.MustCompile
 	seen := map[string]bool{}
-	for range 1200 {
+	for range 4000 {
 		var in, desc bytes.Buffer
 		s := newTextSession(1<<20, toy{}.do)
 		c, err := net.Dial("tcp", addr)
@@ -95,7 +95,14 @@ func TestZZDiff(t *testing.T) {
 		for range 8 {
 			in.WriteString(gen())
 		}
-		in.WriteString("version\r\n")
+		if rnd.Intn(2) == 0 {
+			b := in.Bytes()
+			for range 1 + rnd.Intn(3) {
+				i := 11 + rnd.Intn(len(b)-11)
+				b[i] = " \r\n0kMT-v\x00b"[rnd.Intn(11)]
+			}
+		}
+		in.WriteString("\r\nversion\r\n")
 		c.Write(in.Bytes())
 		var got []byte
 		buf := make([]byte, 65536)

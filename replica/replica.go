@@ -161,9 +161,8 @@ func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool
 			err = ErrGone
 		}
 		s.mu.Unlock()
-		it.Value = rec.Value
-		if err != nil {
-			it.Value = nil
+		if err == nil {
+			it.Value = notNil(rec.Value)
 		}
 		return it, err
 	}

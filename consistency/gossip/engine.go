@@ -29,11 +29,15 @@ type Options struct {
 	// Node is this controller's name, unique in its cluster: ten bits of its
 	// hash are in every version.
 	Node string
+	// MaxItem is the largest value that may come of an append, in bytes; 0 is no
+	// limit.
+	MaxItem int
 }
 
 // Engine answers for one replica. Its methods may be called concurrently.
 type Engine struct {
 	replica *replica.Replica
+	maxItem int
 	clock   *clock
 	ready   chan struct{} // closed by Open
 	stop    chan struct{} // closed by Close
@@ -52,6 +56,7 @@ type Engine struct {
 func Open(o Options) *Engine {
 	e := &Engine{
 		replica: o.Replica,
+		maxItem: o.MaxItem,
 		clock:   newClock(o.Node),
 		ready:   make(chan struct{}),
 		stop:    make(chan struct{}),

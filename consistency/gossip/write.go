@@ -103,6 +103,12 @@ func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *s
 		if c.None() {
 			return
 		}
+		if e.maxItem > 0 && c.Item.Size > e.maxItem {
+			// Only an append can grow past what a client may send; memcached says
+			// no more than this, either.
+			*res = attune.Result{Status: attune.NotStored}
+			return
+		}
 		c.Stamp(e.clock.next(now, c.Prior))
 		if e.apply(ctx, op, &c, res, now) {
 			return
@@ -165,6 +171,7 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 	if !applied {
 		// A blind change has only lost to a newer write: it took effect just
 		// before that. The other kind was decided on what is no more.
+		res.Stamped(c)
 		return op.Blind()
 	}
 	if err == nil {
