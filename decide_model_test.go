@@ -342,6 +342,8 @@ func (s *shelf) apply(c *Change) error {
 
 var modelKeys = []string{"a", "b", "c"}
 
+// drawOp makes any op that a dialect could, and some that none does. No unique in
+// it is one that is still to be issued: nobody can know that.
 func drawOp(t *rapid.T, now int64, uniques []uint64) *Op {
 	seconds := rapid.OneOf(
 		rapid.Int64Range(0, 40),
@@ -404,7 +406,7 @@ func modelled(it *Item) modelItem {
 func TestDecideIsTheModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{now: 1_790_000_000_123, items: map[string]modelItem{}}
-		s := &shelf{items: map[string]Item{}, last: 20}
+		s := &shelf{items: map[string]Item{}, last: 1000}
 		for range rapid.IntRange(1, 60).Draw(t, "ops") {
 			m.now += rapid.SampledFrom([]int64{0, 0, 1, 400, 999, 1000, 5000, 35000}).Draw(t, "pass")
 			var uniques []uint64

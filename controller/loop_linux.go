@@ -27,9 +27,10 @@ type loop struct {
 	epfd   int
 	wakefd int
 	conns  []*loopConn // by descriptor
-	live   int
+	live   int         // connections, those detached included
 	done   chan struct{} // closed when run has returned
-	now    time.Time     // of the current turn
+	now    time.Time     // when the current turn began
+	told   []*session    // answered in this turn: their tallies are due
 
 	mu     sync.Mutex
 	inbox  []*loopConn // to be (re)attached; guarded by mu
@@ -47,11 +48,12 @@ type loopConn struct {
 	onClose func()
 }
 
-// newLoops starts a loop per core, or returns none where commands may wait.
+// newLoops starts a loop per core. With an error it returns those that it had
+// started by then.
 func newLoops(n *Node) ([]*loop, error) {
 	var loops []*loop
 	for i := range runtime.GOMAXPROCS(0) {
-		l := &loop{node: n, counts: &n.stripes[i%len(n.stripes)], done: make(chan struct{})}
+		l := &loop{node: n, counts: &n.stripes[i%len(n.stripes)], epfd: -1, wakefd: -1, done: make(chan struct{})}
 		var err error
 		if l.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
 			if l.wakefd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
@@ -59,10 +61,9 @@ func newLoops(n *Node) ([]*loop, error) {
 			}
 		}
 		if err != nil {
-			for _, l := range loops {
-				l.wake()
-			}
-			return nil, os.NewSyscallError("epoll", err)
+			unix.Close(l.wakefd)
+			unix.Close(l.epfd)
+			return loops, os.NewSyscallError("epoll", err)
 		}
 		loops = append(loops, l)
 		go l.run()
@@ -107,12 +108,21 @@ func (l *loop) post(lc *loopConn) bool {
 		return false
 	}
 	l.inbox = append(l.inbox, lc)
-	l.wake()
+	l.wakeLocked()
 	return true
 }
 
-// wake makes the loop take a turn.
+// wake makes the loop take a turn, unless it has ended.
 func (l *loop) wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Once ended, wakefd is closed, and its number may be somebody else's.
+	if !l.closed {
+		l.wakeLocked()
+	}
+}
+
+func (l *loop) wakeLocked() {
 	one := [8]byte{1}
 	unix.Write(l.wakefd, one[:])
 }
@@ -140,13 +150,30 @@ func (l *loop) run() {
 				l.handle(lc, ev.Events)
 			}
 		}
+		l.count()
 		if l.now.Sub(lastSweep) > 100*time.Millisecond || l.node.draining.Load() {
 			lastSweep = l.now
 			if l.sweep() {
 				return
 			}
+			l.count()
 		}
 	}
+}
+
+// count tells the counters what the sessions answered since the turn began, all
+// with the same latency: one reading of the clock serves them all, and is right
+// for the last of them.
+func (l *loop) count() {
+	if len(l.told) == 0 {
+		return
+	}
+	took := time.Since(l.now)
+	for i, s := range l.told {
+		s.tally.flush(l.counts, took)
+		l.told[i] = nil
+	}
+	l.told = l.told[:0]
 }
 
 // woken attaches what is in the inbox.
@@ -162,7 +189,10 @@ func (l *loop) woken() {
 			l.conns = append(l.conns, nil)
 		}
 		l.conns[lc.fd] = lc
-		l.live++
+		lc.active = l.now
+		if lc.after != wantDetach {
+			l.live++
+		}
 		if err := l.ctl(unix.EPOLL_CTL_ADD, lc.fd, unix.EPOLLIN); err != nil || lc.gone {
 			l.close(lc)
 		} else if lc.after == wantDetach {
@@ -256,8 +286,7 @@ func (l *loop) pump(lc *loopConn) bool {
 		}
 		switch lc.after {
 		case wantInput:
-			now := time.Now()
-			lc.s.tally.flush(l.counts, now.Sub(l.now))
+			l.told = append(l.told, lc.s)
 			lc.s.release()
 			return true
 		case wantClose:
@@ -331,15 +360,12 @@ func (l *loop) send(lc *loopConn) bool {
 func (l *loop) detach(lc *loopConn) {
 	l.ctl(unix.EPOLL_CTL_DEL, lc.fd, 0)
 	l.conns[lc.fd] = nil
-	l.live--
 	l.node.background.Add(1)
 	go func() {
 		defer l.node.background.Done()
 		lc.gone = lc.s.stream(&fdWriter{fd: lc.fd, node: l.node}) != nil
 		lc.after = wantDetach
-		if !l.post(lc) {
-			lc.finish()
-		}
+		l.post(lc) // it counts as live, so the loop is there
 	}()
 }
 
@@ -380,7 +406,8 @@ func (w *fdWriter) Write(b []byte) (wrote int, err error) {
 			if w.node.draining.Load() && time.Now().After(w.node.drainDeadline()) {
 				return wrote, net.ErrClosed
 			}
-			unix.Poll([]unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLOUT}}, 200)
+			// Waiting in poll would hold a thread per client that does not read.
+			time.Sleep(5 * time.Millisecond)
 		}
 	}
 	return wrote, nil

@@ -44,7 +44,7 @@ func (f *metaFlags) parse(flags []byte, r *Request) (complaint string) {
 		}
 		flags = rest
 		c, token := w[0], w[1:]
-		if c >= 127 || f.has(c) {
+		if c >= 128 || f.has(c) { // the former is for survey to refuse
 			return duplicateFlag
 		}
 		f.seen[c>>6] |= 1 << (c & 63)
@@ -119,15 +119,19 @@ func (p *Parser) meta(verb byte, args []byte, r *Request) {
 
 	f := metaFlags{key: key}
 	complaint := ""
+	flags, plain := survey(rest)
 	switch {
 	case len(key) > MaxKey:
 		complaint = badFormat
-	case len(rest) > maxMetaWords && own+count(rest) > maxMetaWords:
+	case own+flags > maxMetaWords:
 		complaint = tooManyFlags
 	default:
 		complaint = f.parse(rest, r)
 	}
-	if complaint != "" && verb == 'a' {
+	switch {
+	case !plain:
+		complaint = badFormat
+	case complaint != "" && verb == 'a':
 		complaint = badFlagOrTwice // one for all, in this command
 	}
 	r.quiet = f.has('q')
@@ -160,6 +164,22 @@ func (p *Parser) meta(verb byte, args []byte, r *Request) {
 	case verb == 's':
 		r.Body, r.Trailer, r.Skip = body, len(crlf), 0
 	}
+}
+
+// survey counts the flags of a meta command and reports whether all begin with
+// what is, by a loose measure, a letter or a digit. Any other makes the command
+// malformed, whatever else is wrong with it.
+func survey(flags []byte) (n int, plain bool) {
+	plain = true
+	last := byte(' ')
+	for _, c := range flags {
+		if last == ' ' && c != ' ' {
+			n++
+			plain = plain && (c > '@' && c <= 'z' || c >= '0' && c <= '9')
+		}
+		last = c
+	}
+	return n, plain
 }
 
 // decode returns the bytes of a key sent in base64, in r's own memory; none if
@@ -376,7 +396,11 @@ func (r *Request) wants(c byte) bool {
 // in, and then those the server adds.
 func (r *Request) appendFlags(dst []byte, res *attune.Result, done bool, now int64) []byte {
 	it := &res.Item
-	created := res.Absent // and N, which gives it its TTL, not passed yet
+	// t tells the time at its place among the flags: T and N set it at theirs.
+	expires := it.Expires
+	if res.Absent {
+		expires = 0
+	}
 	for rest := r.flags; ; {
 		var w []byte
 		if w, rest = cut(rest); len(w) == 0 {
@@ -384,8 +408,14 @@ func (r *Request) appendFlags(dst []byte, res *attune.Result, done bool, now int
 		}
 		c := w[0]
 		switch c {
+		case 'T':
+			expires = attune.Deadline(r.Op.Exptime, now)
+			continue
 		case 'N':
-			created = false
+			if res.Absent {
+				ttl, _ := seconds(w[1:])
+				expires = attune.Deadline(ttl, now)
+			}
 			continue
 		case 'O':
 			dst = append(append(dst, ' '), w...)
@@ -411,11 +441,7 @@ func (r *Request) appendFlags(dst []byte, res *attune.Result, done bool, now int
 			v = it.CAS
 		case c == 't' && (r.verb == 'g' || r.verb == 'a'):
 			dst = append(dst, " t"...)
-			if created {
-				dst = append(dst, "-1"...)
-			} else {
-				dst = appendTTL(dst, it, now)
-			}
+			dst = appendTTL(dst, expires, now)
 			continue
 		case c == 's' && (r.verb == 'g' || r.verb == 's'):
 			v = uint64(it.Size)
@@ -460,7 +486,7 @@ func (r *Request) appendDebug(dst []byte, res *attune.Result, hit bool, now int6
 	dst = append(dst, "ME "...)
 	dst = r.appendKey(dst)
 	dst = append(dst, " exp="...)
-	dst = appendTTL(dst, it, now)
+	dst = appendTTL(dst, it.Expires, now)
 	dst = append(dst, " la="...)
 	dst = strconv.AppendUint(dst, idle(it, now), 10)
 	dst = append(dst, " cas="...)
@@ -486,11 +512,11 @@ func (r *Request) appendKey(dst []byte) []byte {
 
 // appendTTL appends the seconds an item has left, rounded up so that a TTL just
 // set reads back the same; -1 if it does not expire.
-func appendTTL(dst []byte, it *attune.Item, now int64) []byte {
-	if it.Expires == 0 {
+func appendTTL(dst []byte, expires, now int64) []byte {
+	if expires == 0 {
 		return append(dst, "-1"...)
 	}
-	return strconv.AppendInt(dst, max(it.Expires-now+999, 0)/1000, 10)
+	return strconv.AppendInt(dst, max(expires-now+999, 0)/1000, 10)
 }
 
 // idle is the seconds since an item was last used.

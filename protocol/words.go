@@ -89,18 +89,6 @@ func last(line []byte) []byte {
 	return line[i:n]
 }
 
-// count is the number of words in a line.
-func count(line []byte) int {
-	n := 0
-	for {
-		w, rest := cut(line)
-		if len(w) == 0 {
-			return n
-		}
-		n, line = n+1, rest
-	}
-}
-
 // number parses digits and nothing else, up to max.
 func number(w []byte, max uint64) (v uint64, valid bool) {
 	if len(w) == 0 || len(w) > 20 {

@@ -99,7 +99,7 @@ func TestZZDiff(t *testing.T) {
 			b := in.Bytes()
 			for range 1 + rnd.Intn(3) {
 				i := 11 + rnd.Intn(len(b)-11)
-				b[i] = " \r\n0kMT-v\x00b"[rnd.Intn(11)]
+				b[i] = " \r\n0kMTKv\x00b"[rnd.Intn(11)]
 			}
 		}
 		in.WriteString("\r\nversion\r\n")
