@@ -1,12 +1,19 @@
 package controller
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"time"
+)
+
+const (
+	// firstRead is how much a connection reads without an input buffer.
+	firstRead = 2 << 10
+	// lastRead is how long a drain waits for bytes under way to a session that is
+	// owed nothing.
+	lastRead = 10 * time.Millisecond
 )
 
 // serveConn moves a session's bytes on a goroutine of its own. It is how a
@@ -15,21 +22,32 @@ import (
 func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 	s := newSession(n, stripe)
 	defer s.abandon()
-	var idle time.Time
-	for {
-		if d := n.cfg.IdleTimeout; d > 0 {
-			idle = time.Now().Add(d)
-			c.SetDeadline(idle)
+	// What a connection waits with: an input buffer for each would cost more than
+	// all else it has.
+	var first [firstRead]byte
+	for last := false; !last || !s.idle(); {
+		last = n.draining.Load()
+		switch d := n.cfg.IdleTimeout; {
+		case last && s.idle():
+			// What already reached the socket is still answered.
+			c.SetReadDeadline(time.Now().Add(lastRead))
+		case last:
+			c.SetReadDeadline(n.drainDeadline())
+		case d > 0:
+			c.SetReadDeadline(time.Now().Add(d))
 		}
-		if n.draining.Load() && s.idle() {
-			// Drain wakes readers with a deadline in the past. Whoever is in the
-			// middle of a command gets the deadline of the drain instead.
-			return
+		var got int
+		var err error
+		if s.in == nil && s.big == nil {
+			if got, err = c.Read(first[:]); got > 0 {
+				copy(s.space(), first[:got])
+			}
+		} else {
+			got, err = c.Read(s.space())
 		}
-		got, err := c.Read(s.space())
 		start := time.Now()
-		s.received(got)
 		if got > 0 {
+			s.received(got)
 			info.active.Store(start.Unix())
 			s.tally.add(bytesRead, got)
 			if !n.pump(c, s) {
@@ -38,14 +56,11 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 			s.tally.flush(stripe, time.Since(start))
 			s.release()
 		}
-		switch {
-		case err == nil:
-		case errors.Is(err, os.ErrDeadlineExceeded) && n.draining.Load() && !s.idle():
-			c.SetDeadline(n.drainDeadline())
-			if time.Now().After(n.drainDeadline()) {
-				return
-			}
-		default:
+		if err == nil {
+			continue
+		}
+		// A drain wakes readers by a deadline: see wakeConns.
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !n.draining.Load() || last && time.Now().After(n.drainDeadline()) {
 			return
 		}
 	}
@@ -57,12 +72,15 @@ func (n *Node) pump(c net.Conn, s *session) bool {
 	for {
 		w := s.step(n.ctx)
 		if s.out.size > 0 {
+			if d := n.cfg.IdleTimeout; d > 0 {
+				c.SetWriteDeadline(time.Now().Add(d))
+			}
 			wrote, err := writeAll(c, s.out.take())
-			s.out.release()
 			s.tally.add(bytesWritten, int(wrote))
 			if err != nil {
 				return false
 			}
+			s.out.release()
 		}
 		switch w {
 		case wantInput:
@@ -71,7 +89,7 @@ func (n *Node) pump(c net.Conn, s *session) bool {
 			closeWrite(c)
 			return false
 		case wantDetach:
-			if s.stream(c) != nil {
+			if s.stream(patientWriter{c, n.cfg.IdleTimeout}) != nil {
 				return false
 			}
 		}
@@ -111,10 +129,27 @@ func (s *session) stream(w io.Writer) error {
 	return flush()
 }
 
+// patientWriter gives each write the time in which something must move.
+type patientWriter struct {
+	net.Conn
+	patience time.Duration // 0 is endless
+}
+
+func (w patientWriter) Write(b []byte) (int, error) {
+	if w.patience > 0 {
+		w.SetWriteDeadline(time.Now().Add(w.patience))
+	}
+	return w.Conn.Write(b)
+}
+
 // abandon ends a session whose connection is gone.
 func (s *session) abandon() {
+	if n := s.node; n.draining.Load() && !s.idle() && time.Now().After(n.drainDeadline()) {
+		n.cut.Add(1)
+	}
 	s.tally.flush(s.counts, 0)
-	s.start, s.end, s.big = 0, 0, nil
+	s.start, s.end, s.n, s.big = 0, 0, 0, nil
+	s.out = output{}
 	s.release()
 }
 
@@ -129,5 +164,4 @@ func closeWrite(c net.Conn) {
 var (
 	errLongCommand = errors.New("command longer than the input buffer")
 	errOpTimeout   = errors.New("timed out waiting for the backend; see op-timeout")
-	_              = context.Background
 )

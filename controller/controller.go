@@ -38,6 +38,7 @@ type Node struct {
 
 	draining   atomic.Bool
 	drainUntil atomic.Int64  // unix nanoseconds, set before draining
+	cut        atomic.Int64  // connections that the end of the drain closed while they were owed something
 	stop       chan struct{} // closed when a client asked for shutdown
 	stopOnce   sync.Once
 
@@ -316,19 +317,18 @@ func (n *Node) Close(ctx context.Context) error {
 		}
 		n.background.Wait()
 	}()
-	var cut int64
-	for {
+	for expired := false; ; {
 		select {
 		case <-ended:
 			err := n.closeNow(errors.New("node closed"))
-			if cut > 0 {
+			if cut := n.cut.Load(); cut > 0 {
 				err = errors.Join(err, fmt.Errorf("drain: %d connections did not finish in time", cut))
 			}
 			n.log.Info("stopped", zap.Error(err))
 			return err
 		case <-time.After(50 * time.Millisecond):
-			if time.Now().After(n.drainDeadline()) && cut == 0 {
-				cut = n.curConns.Load()
+			if !expired && time.Now().After(n.drainDeadline()) {
+				expired = true
 				n.cancel(errors.New("drain timed out"))
 				n.mu.Lock()
 				for _, info := range n.conns {
@@ -351,7 +351,7 @@ func (n *Node) wakeConns() {
 	defer n.mu.Unlock()
 	for _, info := range n.conns {
 		if info.conn != nil {
-			info.conn.SetReadDeadline(time.Unix(1, 0))
+			info.conn.SetReadDeadline(time.Now().Add(lastRead))
 		}
 	}
 }

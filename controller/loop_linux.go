@@ -26,8 +26,8 @@ type loop struct {
 	counts *counters
 	epfd   int
 	wakefd int
-	conns  []*loopConn // by descriptor
-	live   int         // connections, those detached included
+	conns  []*loopConn   // by descriptor
+	live   int           // connections, those detached included
 	done   chan struct{} // closed when run has returned
 	now    time.Time     // when the current turn began
 	told   []*session    // answered in this turn: their tallies are due
@@ -215,12 +215,12 @@ func (l *loop) sweep() (over bool) {
 		case lc == nil:
 		case expired, idle > 0 && l.now.Sub(lc.active) > idle:
 			l.close(lc)
-		case draining && lc.unsent == nil && lc.s.idle():
+		case draining && lc.s.idle():
 			// What already reached the socket is still answered.
 			if !l.read(lc) {
 				continue
 			}
-			if lc.unsent == nil && lc.s.idle() {
+			if lc.s.idle() {
 				l.close(lc)
 			}
 		}

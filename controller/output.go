@@ -4,8 +4,8 @@ package controller
 // what one slow reader can hold of this process, give or take one reply.
 const highWater = 64 << 10
 
-// keepBuffer is the largest reply buffer an idle session keeps.
-const keepBuffer = 4 << 10
+// keepBuffer is the largest reply buffer that is used again.
+const keepBuffer = 2 * highWater
 
 // output gathers replies until they are written in one system call. Small
 // values are copied into buf; large ones go by reference between two buffers.
@@ -16,6 +16,9 @@ type output struct {
 
 	flushes int // how often everything gathered was taken, for marks
 }
+
+// empty reports whether nothing is gathered, nor taken and not released.
+func (o *output) empty() bool { return o.size == 0 && len(o.segs) == 0 }
 
 // mark is a place in the output to go back to.
 type mark struct{ segs, buf, size, flushes int }
@@ -30,6 +33,7 @@ func (o *output) undo(m mark) {
 	if len(o.segs) > m.segs {
 		// buf was split off since: its predecessor holds the marked prefix.
 		o.buf = o.segs[m.segs][:m.buf]
+		clear(o.segs[m.segs:]) // they pin values
 		o.segs = o.segs[:m.segs]
 	}
 	o.buf = o.buf[:m.buf]
@@ -62,9 +66,10 @@ func (o *output) take() [][]byte {
 
 // release says that the taken segments were written.
 func (o *output) release() {
+	split := len(o.segs) > 1 // then buf may be the short end of a large one
 	clear(o.segs)
 	o.segs = o.segs[:0]
-	if cap(o.buf) > keepBuffer {
+	if split || cap(o.buf) > keepBuffer {
 		o.buf = nil
 	} else {
 		o.buf = o.buf[:0]

@@ -21,7 +21,29 @@ const (
 	inSize = kvadapter.Large + 4<<10
 )
 
-var inPool = sync.Pool{New: func() any { b := make([]byte, inSize); return &b }}
+// workspace is what a session needs while it has bytes to work on. An idle one
+// has none: ten thousand idle connections are a common sight.
+type workspace struct {
+	in    [inSize]byte
+	batch [batchSize]protocol.Request
+	reply []byte // becomes out.buf
+	value []byte // what a read of the local replica may use
+
+	// The writes of the batch that are executed together: res answers ops.
+	ops []attune.Op
+	res []attune.Result
+
+	// Reads of the batch fetched together, where one by one would cost a round
+	// trip each: batch[i] is answered by items[slot[i]-1], if slot[i] is not 0.
+	ahead struct {
+		keys  []attune.Key
+		items []attune.Item
+		errs  []error
+		slot  [batchSize]uint8
+	}
+}
+
+var workspaces = sync.Pool{New: func() any { return new(workspace) }}
 
 // want is what a session needs next from whoever moves its bytes.
 type want uint8
@@ -44,40 +66,25 @@ type session struct {
 	level  consistency.Session
 	out    output
 
-	in         *[]byte // nil while nothing is buffered
-	start, end int     // the unparsed part of *in
-	skip       int64   // bytes to drop before the next command
+	work       *workspace // nil while idle
+	start, end int        // the unparsed part of work.in
+	skip       int64      // bytes to drop before the next command
 
 	// big receives a Large data block directly. Meanwhile the command's line
-	// stays where it is in the input buffer, because batch[0] points into it.
+	// stays where it is in the input buffer, because work.batch[0] points into it.
 	big       []byte
 	bigFilled int
 
-	// The batch: commands parsed and not answered yet. Their slices point into
-	// the input buffer, so the batch is finished before that moves.
-	batch   [batchSize]protocol.Request
+	// The batch: commands in work.batch, parsed and not answered yet. Their
+	// slices point into the input buffer, so the batch is finished before that
+	// moves.
 	n, next int // parsed, answered
 
-	// The writes of the batch that are executed together: res answers ops, for
-	// the commands up to batch[group].
-	ops       []attune.Op
-	res       []attune.Result
-	group     int
-	opsToTell int // how many of res are still to be told
-
-	// Reads of the batch fetched together, where one by one would cost a round
-	// trip each: batch[i] is answered by ahead[slot[i]-1], if slot[i] is not 0.
-	ahead struct {
-		keys  []attune.Key
-		items []attune.Item
-		errs  []error
-		slot  [batchSize]uint8
-	}
+	opsToTell int // how many of work.res are still to be told
 
 	now     int64 // the clock this turn's reads and replies go by, unix ms
 	barrier bool  // passed, and nothing received or written since
 	reply   mark  // where the replies of the current text read begin
-	value   []byte
 	closing bool
 	// detached streams a long answer, with wantDetach.
 	detached func(emit func(line []byte) error) error
@@ -96,15 +103,16 @@ func (s *session) space() []byte {
 	if s.big != nil {
 		return s.big[s.bigFilled:]
 	}
-	if s.in == nil {
-		s.in = inPool.Get().(*[]byte)
+	if s.work == nil {
+		s.work = workspaces.Get().(*workspace)
+		s.out.buf, s.work.reply = s.work.reply, nil
 	}
 	if s.start > 0 && s.n == 0 {
 		// Nothing points into the buffer between steps, so it may move.
-		s.end = copy(*s.in, (*s.in)[s.start:s.end])
+		s.end = copy(s.work.in[:], s.work.in[s.start:s.end])
 		s.start = 0
 	}
-	return (*s.in)[s.end:]
+	return s.work.in[s.end:]
 }
 
 // received says that n bytes came.
@@ -120,20 +128,24 @@ func (s *session) received(n int) {
 // idle reports whether the session owes its client nothing: no command is half
 // received and no reply is unsent.
 func (s *session) idle() bool {
-	return s.start == s.end && s.big == nil && s.n == 0 && s.skip == 0 && s.out.size == 0
+	return s.start == s.end && s.big == nil && s.n == 0 && s.skip == 0 && s.out.empty()
 }
 
-// release gives the input buffer back if it is empty.
+// release gives the workspace back if there is nothing in it.
 func (s *session) release() {
-	if s.in != nil && s.start == s.end && s.big == nil {
-		inPool.Put(s.in)
-		s.in, s.start, s.end = nil, 0, 0
+	if s.work != nil && s.start == s.end && s.big == nil && s.n == 0 && s.out.size == 0 {
+		s.work.reply, s.out.buf = s.out.buf, nil
+		workspaces.Put(s.work)
+		s.work, s.start, s.end = nil, 0, 0
 	}
 }
 
 // step parses and executes what was received. It calls itself done (wantInput)
 // only when no whole command is left.
 func (s *session) step(ctx context.Context) want {
+	if s.work == nil {
+		return wantInput
+	}
 	for {
 		if w := s.run(ctx); w != wantInput {
 			return w
@@ -159,7 +171,7 @@ func (s *session) parse() (more bool, err error) {
 		if s.bigFilled < len(s.big) {
 			return false, nil
 		}
-		r := &s.batch[0]
+		r := &s.work.batch[0]
 		s.parser.SetBody(r, s.big[:r.Body:r.Body], s.big[r.Body:])
 		s.big = nil
 		s.n = 1
@@ -176,9 +188,9 @@ func (s *session) parse() (more bool, err error) {
 		if s.start == s.end {
 			return false, nil
 		}
-		r := &s.batch[s.n]
+		r := &s.work.batch[s.n]
 		r.Kind = protocol.Quit
-		buf := (*s.in)[s.start:s.end]
+		buf := s.work.in[s.start:s.end]
 		used, err := s.parser.Next(buf, r)
 		if err != nil {
 			s.start = s.end
@@ -186,7 +198,7 @@ func (s *session) parse() (more bool, err error) {
 			return false, err
 		}
 		if used == 0 {
-			if len(buf) == len(*s.in) {
+			if len(buf) == inSize {
 				return false, errLongCommand
 			}
 			return false, nil
@@ -228,7 +240,7 @@ func (s *session) run(ctx context.Context) want {
 		if s.out.size >= highWater {
 			return wantOutput
 		}
-		r := &s.batch[s.next]
+		r := &s.work.batch[s.next]
 		switch {
 		case r.Kind == protocol.Op && isRead(&r.Op):
 			s.read(ctx, r)
@@ -236,7 +248,7 @@ func (s *session) run(ctx context.Context) want {
 			if s.opsToTell == 0 {
 				s.write(ctx)
 			}
-			s.tell(r, &s.res[len(s.ops)-s.opsToTell])
+			s.tell(r, &s.work.res[len(s.work.ops)-s.opsToTell])
 			s.opsToTell--
 		default:
 			if s.control(r); s.detached != nil {
@@ -248,8 +260,8 @@ func (s *session) run(ctx context.Context) want {
 	}
 	if s.n > 0 {
 		s.n, s.next = 0, 0
-		s.ahead.slot = [batchSize]uint8{}
-		clear(s.ahead.items) // they pin values
+		s.work.ahead.slot = [batchSize]uint8{}
+		clear(s.work.ahead.items) // they pin values
 	}
 	return wantInput
 }
@@ -276,9 +288,9 @@ func (s *session) read(ctx context.Context, r *protocol.Request) {
 	if !change.None() {
 		// The reader wins a lease or creates the item: that is a write, and is
 		// decided where writes are.
-		s.ops = append(s.ops[:0], *op)
+		s.work.ops = append(s.work.ops[:0], *op)
 		s.execute(ctx, sh)
-		s.tell(r, &s.res[0])
+		s.tell(r, &s.work.res[0])
 		return
 	}
 	if res.Status == attune.Miss && item.Version != 0 {
@@ -307,15 +319,15 @@ func (s *session) look(ctx context.Context, sh *shard, op *attune.Op) (attune.It
 	var item attune.Item
 	var err error
 	if sh.waits {
-		if s.ahead.slot[s.next] == 0 {
+		if s.work.ahead.slot[s.next] == 0 {
 			s.fetchAhead(ctx, sh)
 		}
-		i := s.ahead.slot[s.next] - 1
-		item, err = s.ahead.items[i], s.ahead.errs[i]
+		i := s.work.ahead.slot[s.next] - 1
+		item, err = s.work.ahead.items[i], s.work.ahead.errs[i]
 	} else {
-		item, err = sh.replica.Get(ctx, op.Key, s.value, bump)
-		if c := cap(item.Value); c > cap(s.value) && c < 2*kvadapter.Large {
-			s.value = item.Value[:0]
+		item, err = sh.replica.Get(ctx, op.Key, s.work.value, bump)
+		if c := cap(item.Value); c > cap(s.work.value) && c < 2*kvadapter.Large {
+			s.work.value = item.Value[:0]
 		}
 	}
 	if errors.Is(err, replica.ErrGone) {
@@ -327,11 +339,11 @@ func (s *session) look(ctx context.Context, sh *shard, op *attune.Op) (attune.It
 // fetchAhead gets the values of this read and of those behind it, up to the
 // next write.
 func (s *session) fetchAhead(ctx context.Context, sh *shard) {
-	a := &s.ahead
+	a := &s.work.ahead
 	a.keys = a.keys[:0]
-	bump := !s.batch[s.next].Op.Mode.Has(attune.NoBump)
+	bump := !s.work.batch[s.next].Op.Mode.Has(attune.NoBump)
 	for i := s.next; i < s.n; i++ {
-		r := &s.batch[i]
+		r := &s.work.batch[i]
 		if r.Kind != protocol.Op {
 			continue
 		}
@@ -353,9 +365,9 @@ func (s *session) fetchAhead(ctx context.Context, sh *shard) {
 // Answers that need no engine may stand between them; a read may not.
 func (s *session) write(ctx context.Context) {
 	var sh *shard
-	s.ops = s.ops[:0]
+	s.work.ops = s.work.ops[:0]
 	for i := s.next; i < s.n; i++ {
-		r := &s.batch[i]
+		r := &s.work.batch[i]
 		if r.Kind == protocol.Reply || r.Kind == protocol.Noop {
 			continue
 		}
@@ -364,7 +376,7 @@ func (s *session) write(ctx context.Context) {
 		}
 		if r.Op.Verb == attune.Flush {
 			if sh == nil {
-				s.ops = append(s.ops, r.Op)
+				s.work.ops = append(s.work.ops, r.Op)
 				s.flushAll(ctx)
 				return
 			}
@@ -375,25 +387,28 @@ func (s *session) write(ctx context.Context) {
 		} else {
 			sh = to
 		}
-		s.ops = append(s.ops, r.Op)
+		s.work.ops = append(s.work.ops, r.Op)
 	}
 	s.execute(ctx, sh)
-	s.opsToTell = len(s.ops)
+	s.opsToTell = len(s.work.ops)
 }
 
-// execute writes s.ops to sh, results in s.res.
+// execute writes s.work.ops to sh, results in s.work.res.
 func (s *session) execute(ctx context.Context, sh *shard) {
-	for len(s.res) < len(s.ops) {
-		s.res = append(s.res, attune.Result{})
+	for len(s.work.res) < len(s.work.ops) {
+		s.work.res = append(s.work.res, attune.Result{})
 	}
 	if sh.waits {
 		var cancel context.CancelFunc
 		ctx, cancel = s.bound(ctx)
 		defer cancel()
 	}
-	sh.engine.Write(ctx, &s.level, s.ops, s.res[:len(s.ops)])
+	sh.engine.Write(ctx, &s.level, s.work.ops, s.work.res[:len(s.work.ops)])
+	for i := range s.work.ops {
+		s.work.ops[i].Value = nil // it may be Large, and the store's to drop
+	}
 	s.barrier = false
-	s.ahead.slot = [batchSize]uint8{} // what was fetched may have changed
+	s.work.ahead.slot = [batchSize]uint8{} // what was fetched may have changed
 }
 
 // bound limits how long a command may wait.
@@ -404,18 +419,18 @@ func (s *session) bound(ctx context.Context) (context.Context, context.CancelFun
 	return ctx, func() {}
 }
 
-// flushAll executes the one Flush in s.ops on every shard. It failed if it
+// flushAll executes the one Flush in s.work.ops on every shard. It failed if it
 // failed anywhere.
 func (s *session) flushAll(ctx context.Context) {
 	var failed error
 	for _, sh := range s.node.shards {
 		s.execute(ctx, sh)
-		if s.res[0].Status == attune.Failed {
-			failed = s.res[0].Err
+		if s.work.res[0].Status == attune.Failed {
+			failed = s.work.res[0].Err
 		}
 	}
 	if failed != nil {
-		s.res[0].Status, s.res[0].Err = attune.Failed, failed
+		s.work.res[0].Status, s.work.res[0].Err = attune.Failed, failed
 	}
 	s.opsToTell = 1
 }
@@ -424,6 +439,7 @@ func (s *session) flushAll(ctx context.Context) {
 func (s *session) tell(r *protocol.Request, res *attune.Result) {
 	s.tally.op(r, res)
 	buf, value := r.AppendHead(s.out.buf, res, s.now)
+	r.Op.Value, res.Item.Value = nil, nil // as in execute
 	if value == nil {
 		s.out.grew(buf)
 		return
