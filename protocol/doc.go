@@ -36,7 +36,14 @@
 // cannot be understood any more. Each command has its own reply, so an error
 // never takes back those of commands before it.
 //
-// Where releases of memcached differ, the newest is followed. A time after
-// January 2038 is a time here, where memcached keeps 32 bits of it; client
-// flags of more than 32 bits are refused and not cut.
+// Where releases of memcached differ, the newest is followed, but not
+//
+//   - in what it loses: an error in a read of several keys drops the replies to
+//     earlier commands there, a flag of ms that begins with no letter makes it
+//     read the block as commands;
+//   - in numbers: it keeps 32 bits of an exptime, so that a set until 2040 has
+//     expired before and a touch is an error, cuts client flags to 32 bits
+//     instead of refusing more, and takes "-" for 0;
+//   - in what it does not know: that the key of an item created by mg came in
+//     base64, which it then tells decoded.
 package protocol

@@ -171,13 +171,13 @@ func (p *Parser) meta(verb byte, args []byte, r *Request) {
 // malformed, whatever else is wrong with it.
 func survey(flags []byte) (n int, plain bool) {
 	plain = true
-	last := byte(' ')
+	before := byte(' ')
 	for _, c := range flags {
-		if last == ' ' && c != ' ' {
+		if before == ' ' && c != ' ' {
 			n++
 			plain = plain && (c > '@' && c <= 'z' || c >= '0' && c <= '9')
 		}
-		last = c
+		before = c
 	}
 	return n, plain
 }
