@@ -85,6 +85,7 @@ type session struct {
 	now     int64 // the clock this turn's reads and replies go by, unix ms
 	barrier bool  // passed, and nothing received or written since
 	reply   mark  // where the replies of the current text read begin
+	failed  bool  // the current text read was answered with an error
 	closing bool
 	// detached streams a long answer, with wantDetach.
 	detached func(emit func(line []byte) error) error
@@ -241,7 +242,14 @@ func (s *session) run(ctx context.Context) want {
 			return wantOutput
 		}
 		r := &s.work.batch[s.next]
+		if r.First {
+			s.reply = s.out.mark()
+		}
 		switch {
+		case s.failed && r.OfRead() && s.opsToTell == 0:
+			// The command was answered with an error: its other keys are moot.
+		case s.failed && (r.Kind == protocol.End || r.Undo):
+			s.failed = false
 		case r.Kind == protocol.Op && isRead(&r.Op):
 			s.read(ctx, r)
 		case r.Kind == protocol.Op:
@@ -274,9 +282,6 @@ func isRead(op *attune.Op) bool {
 
 // read answers one read.
 func (s *session) read(ctx context.Context, r *protocol.Request) {
-	if r.First {
-		s.reply = s.out.mark()
-	}
 	op := &r.Op
 	sh := s.node.route(&op.Key)
 	item, err := s.look(ctx, sh, op)
@@ -435,9 +440,19 @@ func (s *session) flushAll(ctx context.Context) {
 	s.opsToTell = 1
 }
 
-// tell appends the reply to an Op and counts it.
+// tell appends the reply to an Op and counts it. The error of one key of a text
+// read stands in place of everything the command had to say, because a client
+// that has read an error line reads no further.
 func (s *session) tell(r *protocol.Request, res *attune.Result) {
 	s.tally.op(r, res)
+	if r.OfRead() {
+		if s.failed {
+			return
+		}
+		if s.failed = res.Status == attune.Failed; s.failed {
+			s.out.undo(s.reply)
+		}
+	}
 	buf, value := r.AppendHead(s.out.buf, res, s.now)
 	r.Op.Value, res.Item.Value = nil, nil // as in execute
 	if value == nil {

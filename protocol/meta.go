@@ -397,10 +397,7 @@ func (r *Request) wants(c byte) bool {
 func (r *Request) appendFlags(dst []byte, res *attune.Result, done bool, now int64) []byte {
 	it := &res.Item
 	// t tells the time at its place among the flags: T and N set it at theirs.
-	expires := it.Expires
-	if res.Absent {
-		expires = 0
-	}
+	expires := res.Before
 	for rest := r.flags; ; {
 		var w []byte
 		if w, rest = cut(rest); len(w) == 0 {

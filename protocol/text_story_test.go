@@ -75,6 +75,7 @@ func parseResult(t *testing.T, line string) (res attune.Result) {
 	}
 	it := &res.Item
 	it.Accessed = textNow / 1000
+	had := "" // before=, the seconds that were left before, where that differs
 	for _, w := range words[1:] {
 		name, arg, _ := strings.Cut(w, "=")
 		v, _ := strconv.ParseUint(arg, 10, 64)
@@ -91,6 +92,8 @@ func parseResult(t *testing.T, line string) (res attune.Result) {
 			res.Number = v
 		case "ttl":
 			it.Expires = textNow + int64(v)*1000
+		case "before":
+			had = arg
 		case "idle":
 			it.Accessed -= int64(v)
 		case "fetched":
@@ -108,6 +111,11 @@ func parseResult(t *testing.T, line string) (res attune.Result) {
 		default:
 			t.Fatalf("no field %q in a result", name)
 		}
+	}
+	if v, err := strconv.ParseInt(had, 10, 64); err == nil {
+		res.Before = textNow + v*1000
+	} else if !res.Absent {
+		res.Before = it.Expires
 	}
 	return res
 }
