@@ -69,6 +69,33 @@ func TestDecideBefore(t *testing.T) {
 	}
 }
 
+// TestDecideNeverShowsNil: nil is a value nobody asked for, not an empty one.
+func TestDecideNeverShowsNil(t *testing.T) {
+	op := Op{Verb: Get, Mode: WantValue}
+	if _, res := op.Decide(&Item{Version: 7}, 0, nil); res.Status != Hit || res.Item.Value == nil {
+		t.Errorf("an empty item reads as %+v", res)
+	}
+	op.Mode = 0
+	if _, res := op.Decide(&Item{Version: 7, Value: []byte("a")}, 0, nil); res.Item.Value != nil {
+		t.Errorf("nobody asked for %q", res.Item.Value)
+	}
+}
+
+// TestReadOnly: the others may change an item.
+func TestReadOnly(t *testing.T) {
+	for mode, want := range map[Mode]bool{
+		0: true, WantValue | NoBump | IfMatch: true,
+		Lease: false, Retime: false, Vivify: false,
+	} {
+		if got := (&Op{Verb: Get, Mode: mode}).ReadOnly(); got != want {
+			t.Errorf("mode %b is read only: %v", mode, got)
+		}
+	}
+	if (&Op{Verb: Touch}).ReadOnly() {
+		t.Error("a touch changes the item")
+	}
+}
+
 // TestDecideBuildsInBuffer: a value that must be built is built where the caller
 // says if there is room, and the item's own bytes stay as they are.
 func TestDecideBuildsInBuffer(t *testing.T) {

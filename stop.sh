@@ -4,34 +4,44 @@ set -euo pipefail
 cd "$(dirname "$0")"
 run=run
 
-# stop FILE: ends the process whose pid is in FILE, if it is still the one.
-stop() {
-	local pid name
-	[ -f "$1" ] || return 0
-	pid=$(cat "$1")
-	name=$(basename "$1" .pid)
-	if kill -0 "$pid" 2>/dev/null && ps -o args= -p "$pid" | grep -q "${name%%-*}"; then
-		kill "$pid"
-		for _ in $(seq 150); do
-			kill -0 "$pid" 2>/dev/null || break
-			sleep 0.1
-		done
-		if kill -0 "$pid" 2>/dev/null; then
-			echo "$name (pid $pid) did not end within 15 s; killing it"
-			kill -9 "$pid"
-		else
-			echo "$name stopped"
-		fi
+# args PID: its command line. Small images have no ps, macOS has no /proc.
+args() {
+	if [ -d /proc/self ]; then
+		tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline"
 	else
-		echo "$name was not running"
+		ps -ww -o args= -p "$1"
 	fi
-	rm -f "$1"
 }
 
-stop $run/attune.pid
-for f in $run/memcached-*.pid; do stop "$f"; done
+# stop NAME: ends the process that startup.sh wrote down under this name. One
+# that got its number later has another command line, and is left alone.
+stop() {
+	local pid want file=$run/$1.pid
+	[ -f "$file" ] || return 0
+	{ read -r pid && read -r want; } <"$file"
+	alive() { [[ "$(args "$pid" 2>/dev/null) " == *"$want "* ]]; }
+	if ! alive; then
+		echo "$1 was not running"
+	else
+		kill "$pid"
+		for _ in $(seq 150); do
+			alive || break
+			sleep 0.1
+		done
+		if alive; then
+			echo "$1 (process $pid) did not end within 15 s and is killed"
+			kill -9 "$pid"
+		else
+			echo "$1 stopped"
+		fi
+	fi
+	rm -f "$file"
+}
+
+stop attune
+for port in 11201 11202 11203; do stop memcached-$port; done
 if [ -f $run/compose ]; then
-	$(cat $run/compose) rm -sf memcached1 memcached2 memcached3 >>$run/compose.log 2>&1 &&
-		echo "memcached containers stopped"
+	$(cat $run/compose) rm -sf memcached1 memcached2 memcached3 >>$run/compose.log 2>&1
+	echo "memcached containers stopped"
 	rm -f $run/compose
 fi

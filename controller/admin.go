@@ -27,7 +27,7 @@ func (n *Node) openAdmin() error {
 	if n.cfg.Admin == "" {
 		return nil
 	}
-	ln, err := listen(n.cfg.Admin)
+	ln, err := listen(n.cfg.Admin, "admin")
 	if err != nil {
 		return err
 	}

@@ -59,6 +59,10 @@ type Config struct {
 	Log *zap.Logger
 	// LogLevel, if set, can be read and changed at /loglevel on Admin.
 	LogLevel *zap.AtomicLevel
+
+	// goroutines serves every connection on a goroutine of its own, as where
+	// there is no event loop; tests set it.
+	goroutines bool
 }
 
 // Default is the configuration of `attune serve` without flags.

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// firstRead is how much a connection reads without an input buffer.
+	// firstRead is how much a connection reads before it takes a workspace.
 	firstRead = 2 << 10
 	// lastRead is how long a drain waits for bytes under way to a session that is
 	// owed nothing.
@@ -22,8 +22,7 @@ const (
 func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 	s := newSession(n, stripe)
 	defer s.abandon()
-	// What a connection waits with: an input buffer for each would cost more than
-	// all else it has.
+	// What an idle connection waits with, so as not to hold a workspace.
 	var first [firstRead]byte
 	for last := false; !last || !s.idle(); {
 		last = n.draining.Load()
@@ -38,7 +37,7 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 		}
 		var got int
 		var err error
-		if s.in == nil && s.big == nil {
+		if s.work == nil {
 			if got, err = c.Read(first[:]); got > 0 {
 				copy(s.space(), first[:got])
 			}
@@ -86,7 +85,6 @@ func (n *Node) pump(c net.Conn, s *session) bool {
 		case wantInput:
 			return true
 		case wantClose:
-			closeWrite(c)
 			return false
 		case wantDetach:
 			if s.stream(patientWriter{c, n.cfg.IdleTimeout}) != nil {
@@ -148,17 +146,11 @@ func (s *session) abandon() {
 		n.cut.Add(1)
 	}
 	s.tally.flush(s.counts, 0)
-	s.start, s.end, s.n, s.big = 0, 0, 0, nil
-	s.out = output{}
-	s.release()
-}
-
-// closeWrite lets the peer read everything written before the close: closing
-// with unread input would reset the connection under it.
-func closeWrite(c net.Conn) {
-	if h, ok := c.(interface{ CloseWrite() error }); ok {
-		h.CloseWrite()
+	if s.n > 0 {
+		s.work = nil // left in the middle of work, it is of no use to others
 	}
+	s.start, s.end, s.big, s.out = 0, 0, nil, output{}
+	s.release()
 }
 
 var (

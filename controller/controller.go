@@ -131,6 +131,9 @@ func (n *Node) openShard() error {
 }
 
 func (n *Node) openLoops() (err error) {
+	if n.cfg.goroutines {
+		return nil
+	}
 	for _, sh := range n.shards {
 		if sh.waits {
 			return nil
@@ -142,7 +145,7 @@ func (n *Node) openLoops() (err error) {
 
 func (n *Node) openListeners() error {
 	for _, a := range n.cfg.Listen {
-		l, err := listen(a)
+		l, err := listen(a, "listen")
 		if err != nil {
 			return err
 		}
@@ -155,9 +158,9 @@ func (n *Node) openListeners() error {
 	return nil
 }
 
-// listen opens one client address. A unix socket nobody answers on is a
-// leftover of a killed process and is replaced.
-func listen(addr string) (net.Listener, error) {
+// listen opens an address that setting holds. A unix socket nobody answers on is
+// a leftover of a killed process and is replaced.
+func listen(addr, setting string) (net.Listener, error) {
 	network, address := splitAddr(addr)
 	l, err := net.Listen(network, address)
 	if err != nil && network == "unix" {
@@ -171,7 +174,7 @@ func listen(addr string) (net.Listener, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w; choose another address with --listen, or stop what uses this one", err)
+		return nil, fmt.Errorf("%w; choose another address with --%s, or stop what uses this one", err, setting)
 	}
 	return l, nil
 }

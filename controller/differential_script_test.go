@@ -78,11 +78,11 @@ func (w *writer) key() string {
 func (w *writer) value() string {
 	switch w.IntN(40) {
 	case 0:
-		return strings.Repeat("large ", 7000)
+		return strings.Repeat("large\nvalue ", 3500)
 	case 1:
 		return "get a\r\nEND\r\n"
 	case 2:
-		return strings.Repeat("x", 2046+w.IntN(5))
+		return strings.Repeat("x", 1000) + "\n" + strings.Repeat("x", 1045+w.IntN(5))
 	}
 	return w.pick("", "0", "1", "9", "10", "99", "1000", "18446744073709551615", "18446744073709551616",
 		" 5", "5 ", "7 x", "-1", "+3", "12x", "abc", "hello world")
@@ -184,18 +184,21 @@ func (w *writer) classic() string {
 	case 14:
 		return w.pick("verbosity 0", "verbosity 1", "verbosity", "version", "mn", "bogus", "GET a", "", " ", " get a",
 			"bogus 1 2 noreply", "get", "set", "set a", "set a 0 0", "cas a 0 0 1", "incr a", "touch a", "delete", "gat", "gat 0",
-			"me a", "me", "stats nothing", "xx", "x") + w.noreply() + eol
+			"me a", "me", "quit", "stats nothing", "xx", "x") + w.noreply() + eol
 	default:
 		return w.tooLarge()
 	}
 }
 
-// tooLarge is, now and then, a value that no server of default settings takes.
+// tooMuch is a value that no server of default settings takes.
+var tooMuch = strings.Repeat(strings.Repeat("y", 1023)+"\n", 3<<10)
+
+// tooLarge is, now and then, a command with such a value.
 func (w *writer) tooLarge() string {
 	if !w.one(8) {
 		return "get a b c n\r\n"
 	}
-	return fmt.Sprintf("%s %s 0 0 %d%s\r\n%s\r\n", w.pick("set", "add", "append"), w.key(), 3<<20, w.noreply(), strings.Repeat("y", 3<<20))
+	return fmt.Sprintf("%s %s 0 0 %d%s\r\n%s\r\n", w.pick("set", "add", "append"), w.key(), 3<<20, w.noreply(), tooMuch)
 }
 
 func (w *writer) meta() string {
@@ -317,7 +320,7 @@ func (w *writer) binary() string {
 		verb := byte(1 + w.IntN(3))
 		v := w.value()
 		if w.one(100) {
-			v = strings.Repeat("y", 3<<20)
+			v = tooMuch
 		}
 		return packet(quietly(verb, verb+0x10), be32([]uint32{0, 7, 1<<32 - 1}[w.IntN(3)])+exptime(), key, v, cas)
 	case 7, 8:
@@ -340,7 +343,7 @@ func (w *writer) binary() string {
 		return packet(quietly(0x08, 0x18), w.pick("", be32(0), be32(5000)), "", "", cas)
 	default:
 		// What libmemcached's tests try, and opcodes that nobody has.
-		return packet([]byte{0x0a, 0x0b, 0x1b, 0x20, 0x21, 0x25, 0x50, 0xff}[w.IntN(8)], "", "", "", cas)
+		return packet([]byte{0x0a, 0x0a, 0x0b, 0x0b, 0x1b, 0x25, 0x50, 0xff}[w.IntN(8)], "", "", "", cas)
 	}
 }
 
@@ -383,7 +386,9 @@ func (w *writer) damage(p []byte) []byte {
 	case 6:
 		return cut(strings.Repeat("k", 240+w.IntN(20)))
 	case 7:
-		return cut(strings.Repeat(w.pick("k", " ", "k "), 2100))
+		if w.one(4) {
+			return cut(strings.Repeat(w.pick("k", " ", "k "), 2100))
+		}
 	}
 	if p[0] == 0x80 {
 		field := []int{0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11}[w.IntN(11)]

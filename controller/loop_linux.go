@@ -290,7 +290,6 @@ func (l *loop) pump(lc *loopConn) bool {
 			lc.s.release()
 			return true
 		case wantClose:
-			unix.Shutdown(lc.fd, unix.SHUT_WR)
 			l.close(lc)
 			return false
 		case wantDetach:
@@ -308,7 +307,6 @@ func (l *loop) resume(lc *loopConn) {
 	l.ctl(unix.EPOLL_CTL_MOD, lc.fd, unix.EPOLLIN)
 	switch lc.after {
 	case wantClose:
-		unix.Shutdown(lc.fd, unix.SHUT_WR)
 		l.close(lc)
 	case wantDetach:
 		l.detach(lc)

@@ -295,6 +295,11 @@ func (s *session) read(ctx context.Context, r *protocol.Request) {
 		// decided where writes are.
 		s.work.ops = append(s.work.ops[:0], *op)
 		s.execute(ctx, sh)
+		if res := &s.work.res[0]; !res.Absent {
+			// The engine read the item once more: what the reply tells of its use
+			// is from before this command.
+			res.Item.Fetched, res.Item.Accessed = item.Fetched, item.Accessed
+		}
 		s.tell(r, &s.work.res[0])
 		return
 	}
@@ -331,7 +336,8 @@ func (s *session) look(ctx context.Context, sh *shard, op *attune.Op) (attune.It
 		item, err = s.work.ahead.items[i], s.work.ahead.errs[i]
 	} else {
 		item, err = sh.replica.Get(ctx, op.Key, s.work.value, bump)
-		if c := cap(item.Value); c > cap(s.work.value) && c < 2*kvadapter.Large {
+		// A Large one is the store's own memory: nothing may be read into it.
+		if len(item.Value) < kvadapter.Large && cap(item.Value) > cap(s.work.value) {
 			s.work.value = item.Value[:0]
 		}
 	}
@@ -342,12 +348,13 @@ func (s *session) look(ctx context.Context, sh *shard, op *attune.Op) (attune.It
 }
 
 // fetchAhead gets the values of this read and of those behind it, up to the
-// next write.
+// next write or until they are worth a reply.
 func (s *session) fetchAhead(ctx context.Context, sh *shard) {
 	a := &s.work.ahead
 	a.keys = a.keys[:0]
 	bump := !s.work.batch[s.next].Op.Mode.Has(attune.NoBump)
-	for i := s.next; i < s.n; i++ {
+	size := 0 // what a client that does not read would make this session hold
+	for i := s.next; i < s.n && size < highWater; i++ {
 		r := &s.work.batch[i]
 		if r.Kind != protocol.Op {
 			continue
@@ -356,6 +363,7 @@ func (s *session) fetchAhead(ctx context.Context, sh *shard) {
 			break
 		}
 		if r.Op.NeedsValue() && s.node.route(&r.Op.Key) == sh && bump == !r.Op.Mode.Has(attune.NoBump) {
+			size += sh.replica.Peek(r.Op.Key, false).Size
 			a.keys = append(a.keys, r.Op.Key)
 			a.slot[i] = uint8(len(a.keys))
 		}

@@ -263,7 +263,7 @@ func (n *Node) sizeStats(r *protocol.Request, line func([]byte) error) error {
 func (s *session) dump(r *protocol.Request) {
 	n := s.node
 	limit := -1
-	form := appendMetadump
+	form, end := appendMetadump, "END\r\n"
 	switch string(r.Args[0]) {
 	case "cachedump": // the parser saw to it that these are numbers
 		class, _ := strconv.ParseUint(string(r.Args[1]), 10, 32)
@@ -274,7 +274,7 @@ func (s *session) dump(r *protocol.Request) {
 			limit = int(most)
 		}
 	case "mgdump":
-		form = appendMgdump
+		form, end = appendMgdump, "EN\r\n"
 	}
 	s.detached = func(line func([]byte) error) error {
 		now := n.now()
@@ -300,7 +300,7 @@ func (s *session) dump(r *protocol.Request) {
 				return line(r.AppendError(nil, err.Error()))
 			}
 		}
-		return line([]byte("END\r\n"))
+		return line([]byte(end))
 	}
 }
 

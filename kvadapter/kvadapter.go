@@ -72,10 +72,11 @@ type Memory interface {
 	Used() int64
 }
 
-// Batcher is a Backend that fetches many records for less than one by one.
-// recs[i].Value is nil where keys[i] was not found.
+// Batcher is a Backend that fetches many records for less than one by one:
+// recs[i] and errs[i] are what Get would return for keys[i]. A server that fails
+// fails its own keys only.
 type Batcher interface {
-	GetMulti(ctx context.Context, keys []attune.Key, recs []Record) error
+	GetMulti(ctx context.Context, keys []attune.Key, recs []Record, errs []error)
 }
 
 // Scanner is a Backend that can list what it holds, in no particular order and

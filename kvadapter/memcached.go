@@ -38,8 +38,12 @@ const (
 //
 // A call takes as long as its server does, at most the timeout (once more if it
 // first waits for a connection). gomemcache knows no context: one that ends is
-// noticed before a call and while it waits for a connection, not in mid-call. A
-// Put that timed out may still happen, even after a later one: the stamp tells.
+// noticed before a call and while it waits for a connection, not in mid-call.
+//
+// A Put or Delete that timed out may still happen, even after later ones: a
+// server that was stopped reads what its kernel took meanwhile. Then the newest
+// record is lost, which the stamp tells: a miss, never an old value. What did not
+// reach the server's kernel never will (see memcachedConn.judge).
 //
 // memcached limits the size of an item, key and its own header included, to 1 MiB
 // unless started with -I: a Put beyond it is ErrTooLarge, and memcached then drops
@@ -160,24 +164,17 @@ func (m *memcached) Get(ctx context.Context, key attune.Key, buf []byte) (Record
 	if err != nil {
 		return Record{}, err
 	}
-	rec, ok := s.record(item)
-	if !ok {
-		return Record{}, ErrNotFound
-	}
+	rec, err := s.record(item)
 	// Without a buffer to fill, the fresh slice that gomemcache read into does.
-	if len(rec.Value) < Large && cap(buf) > 0 {
+	if err == nil && len(rec.Value) < Large && cap(buf) > 0 {
 		rec.Value = append(buf[:0], rec.Value...)
 	}
-	return rec, nil
+	return rec, err
 }
 
 // GetMulti implements Batcher. It asks all servers at once, each in turn for
-// batches of keys. When a server fails, recs still gets what the others hold,
-// and the error, on one line, is that of every server that failed; recs[i].Value
-// is nil for what they would have answered. Equal keys share their value's
-// memory.
-func (m *memcached) GetMulti(ctx context.Context, keys []attune.Key, recs []Record) error {
-	clear(recs[:len(keys)])
+// batches of keys. Equal keys share their value's memory.
+func (m *memcached) GetMulti(ctx context.Context, keys []attune.Key, recs []Record, errs []error) {
 	names := make([]string, len(keys))
 	wanted := make(map[*memcachedServer][]int, len(m.servers)) // indexes into keys
 	for i, key := range keys {
@@ -185,33 +182,15 @@ func (m *memcached) GetMulti(ctx context.Context, keys []attune.Key, recs []Reco
 		s := m.pick(names[i])
 		wanted[s] = append(wanted[s], i)
 	}
-	var (
-		wg     sync.WaitGroup
-		mu     sync.Mutex // guards failed
-		failed error
-	)
+	var wg sync.WaitGroup
 	for s, idx := range wanted {
-		fetch := func() {
-			err := s.getMulti(ctx, names, idx, recs)
-			if err == nil {
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if failed == nil {
-				failed = err
-			} else {
-				failed = fmt.Errorf("%w; %w", failed, err)
-			}
-		}
 		if len(wanted) == 1 {
-			fetch() // a goroutine would only add its own start
+			s.getMulti(ctx, names, idx, recs, errs) // a goroutine would only add its own start
 		} else {
-			wg.Go(fetch)
+			wg.Go(func() { s.getMulti(ctx, names, idx, recs, errs) })
 		}
 	}
 	wg.Wait()
-	return failed
 }
 
 // Put implements Backend.

@@ -87,7 +87,17 @@ func (r *realMemcached) stop() {
 	r.cmd = nil
 }
 
-func (r *realMemcached) hang(t testing.TB)   { r.signal(t, syscall.SIGSTOP) }
+// hang returns once every thread has stopped: the signal alone leaves them time
+// for an answer or two.
+func (r *realMemcached) hang(t testing.TB) {
+	t.Helper()
+	r.signal(t, syscall.SIGSTOP)
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(r.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("memcached does not stop: %v, %v", status, err)
+	}
+}
+
 func (r *realMemcached) resume(t testing.TB) { r.signal(t, syscall.SIGCONT) }
 
 func (r *realMemcached) signal(t testing.TB, sig os.Signal) {
@@ -119,18 +129,20 @@ func (f *fakeMemcached) start(t testing.TB) {
 		t.Fatal(err)
 	}
 	f.listener, f.conns, f.items = l, make(map[net.Conn]bool), make(map[string][]byte)
-	f.sessions.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			f.mu.Lock()
-			f.conns[nc] = true
-			f.mu.Unlock()
-			f.sessions.Go(func() { f.serve(nc) })
+	f.sessions.Go(f.accept)
+}
+
+func (f *fakeMemcached) accept() {
+	for {
+		nc, err := f.listener.Accept()
+		if err != nil {
+			return
 		}
-	})
+		f.mu.Lock()
+		f.conns[nc] = true
+		f.mu.Unlock()
+		f.sessions.Go(func() { f.serve(nc) })
+	}
 }
 
 func (f *fakeMemcached) stop() {

@@ -52,7 +52,7 @@ func newMemcachedServer(addr string, timeout time.Duration, maxIdle int) *memcac
 		busy:    make(chan struct{}, maxIdle),
 		opened:  time.Now(),
 	}
-	s.client = memcache.NewFromSelector(memcachedAddr(addr))
+	s.client = memcache.NewFromSelector(&memcachedAddr{addr})
 	s.client.Timeout = timeout
 	s.client.MaxIdleConns = maxIdle
 	s.client.DialContext = s.dial
@@ -61,24 +61,24 @@ func newMemcachedServer(addr string, timeout time.Duration, maxIdle int) *memcac
 
 // memcachedAddr is a server's address as written, and the selector that always
 // picks it. gomemcache's ServerList would look names up once, at the start.
-type memcachedAddr string
+type memcachedAddr struct{ addr string }
 
 // Network implements net.Addr.
-func (a memcachedAddr) Network() string {
-	if strings.HasPrefix(string(a), "/") {
+func (a *memcachedAddr) Network() string {
+	if strings.HasPrefix(a.addr, "/") {
 		return "unix"
 	}
 	return "tcp"
 }
 
 // String implements net.Addr.
-func (a memcachedAddr) String() string { return string(a) }
+func (a *memcachedAddr) String() string { return a.addr }
 
 // PickServer implements memcache.ServerSelector.
-func (a memcachedAddr) PickServer(string) (net.Addr, error) { return a, nil }
+func (a *memcachedAddr) PickServer(string) (net.Addr, error) { return a, nil }
 
 // Each implements memcache.ServerSelector.
-func (a memcachedAddr) Each(fn func(net.Addr) error) error { return fn(a) }
+func (a *memcachedAddr) Each(fn func(net.Addr) error) error { return fn(a) }
 
 // call runs op, a request of the client that may be repeated, and returns its
 // error as the Backend interface has it: nil, ErrNotFound, an error that wraps
@@ -154,8 +154,10 @@ func (s *memcachedServer) mayTry() bool {
 // dropIdle closes the connections that no call is using. The client dials anew.
 func (s *memcachedServer) dropIdle() { _ = s.client.Close() }
 
-// getMulti fetches names[i] into recs[i] for each i of idx.
-func (s *memcachedServer) getMulti(ctx context.Context, names []string, idx []int, recs []Record) error {
+// getMulti fetches names[i] into recs[i], or errs[i], for each i of idx. Once a
+// batch failed, those behind it are not asked for.
+func (s *memcachedServer) getMulti(ctx context.Context, names []string, idx []int, recs []Record, errs []error) {
+	var failed error
 	batch := make([]string, 0, min(len(idx), memcachedBatch))
 	for len(idx) > 0 {
 		part := idx[:min(len(idx), memcachedBatch)]
@@ -166,32 +168,35 @@ func (s *memcachedServer) getMulti(ctx context.Context, names []string, idx []in
 		}
 		s.gets.Add(int64(len(part)))
 		var items map[string]*memcache.Item
-		err := s.call(ctx, func() (err error) {
-			items, err = s.client.GetMulti(batch)
-			return err
-		})
+		if failed == nil {
+			failed = s.call(ctx, func() (err error) {
+				items, err = s.client.GetMulti(batch)
+				return err
+			})
+		}
 		// A call that failed has the items that came before it did.
 		for _, i := range part {
-			if item := items[names[i]]; item != nil {
-				recs[i], _ = s.record(item)
+			switch item := items[names[i]]; {
+			case item != nil:
+				recs[i], errs[i] = s.record(item)
+			case failed != nil:
+				recs[i], errs[i] = Record{}, failed
+			default:
+				recs[i], errs[i] = Record{}, ErrNotFound
 			}
 		}
-		if err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
-// record returns the record in an item and whether there is one.
-func (s *memcachedServer) record(item *memcache.Item) (Record, bool) {
+// record returns the record in an item, or ErrNotFound if it is no record.
+func (s *memcachedServer) record(item *memcache.Item) (Record, error) {
 	rec, ok := parseMemcachedRecord(item.Value)
-	if ok {
-		s.hits.Add(1)
-	} else {
+	if !ok {
 		s.foreign.Add(1)
+		return Record{}, ErrNotFound
 	}
-	return rec, ok
+	s.hits.Add(1)
+	return rec, nil
 }
 
 func (s *memcachedServer) appendStats(out []Stat, prefix string) []Stat {
@@ -334,8 +339,18 @@ func (c *memcachedConn) Read(p []byte) (int, error) {
 	return n, c.judge(err)
 }
 
+// judge marks the errors of connections that served before. One that timed out
+// is about to be closed: with a reset, so that the kernel does not go on, for
+// minutes if packets are lost, to deliver a request that was given up, and
+// perhaps repeated or superseded since.
 func (c *memcachedConn) judge(err error) error {
-	if err == nil || !c.served || errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if tcp, ok := c.Conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // fails if closed already
+		}
+		return err
+	}
+	if err == nil || !c.served {
 		return err
 	}
 	return &diedIdleError{err}

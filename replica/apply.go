@@ -21,7 +21,7 @@ func (r *Replica) Apply(c *attune.Change) (applied bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, i := s.find(c.Key.Hash)
-	if !holds(c, e, attune.Version(r.floor.Load())) {
+	if !holds(c, e, attune.Version(r.floor.Load())) || e == nil && s.overtaken(c) {
 		return false, nil
 	}
 	if c.Item.Deleted {

@@ -37,26 +37,38 @@ func (c *cache) read(text string) bool {
 	return false
 }
 
+// A scan of cold keys, ten times what fits, and between them the hot keys in
+// turn: each is read again after 10,000 other reads, while 21,000 items fit. So
+// exact LRU loses none of 2000; this one was measured to lose 2 to 8.
 func TestHotKeysSurviveAScan(t *testing.T) {
-	c := &cache{r: Open(Options{Backend: newMemory(), MemoryLimit: 4 << 20})}
+	c, exact := caches()
+	read := func(text string) {
+		c.read(text)
+		exact.read(text)
+	}
 	const hot = 2000
 	for i := range hot {
-		c.read(fmt.Sprint("hot", i))
+		read(fmt.Sprint("hot", i))
 	}
-	kept := 0
-	for i := 0; i%1000 != 0 || c.r.Stats().Evicted < 10*int64(c.r.Len()); i++ {
-		c.read(fmt.Sprint("cold", i))
-		if i%4 == 0 { // every hot key is read once per 8,000 cold ones, a third of what fits
-			c.read(fmt.Sprint("hot", i/4%hot))
+	evicted := c.r.Stats().Evicted
+	for i := 0; i%1000 != 0 || c.r.Stats().Evicted-evicted < 10*int64(c.r.Len()); i++ {
+		read(fmt.Sprint("cold", i))
+		if i%4 == 0 {
+			read(fmt.Sprint("hot", i/4%hot))
 		}
 	}
+	kept, want := 0, 0
 	for i := range hot {
-		if c.r.Peek(keyOf(c.r, fmt.Sprint("hot", i)), false).Version != 0 {
+		text := fmt.Sprint("hot", i)
+		if c.r.Peek(keyOf(c.r, text), false).Version != 0 {
 			kept++
 		}
+		if exact.at[text] != nil {
+			want++
+		}
 	}
-	t.Logf("%d of %d hot keys kept among %d, %d evicted", kept, hot, c.r.Len(), c.r.Stats().Evicted)
-	if kept < hot*95/100 {
+	t.Logf("%d of %d hot keys kept among %d, exact LRU of %d keeps %d", kept, hot, c.r.Len(), exact.size, want)
+	if want != hot || kept < want*98/100 {
 		t.Error("hot keys were evicted")
 	}
 }
@@ -82,28 +94,40 @@ func (l *lru) read(text string) bool {
 	return false
 }
 
-func TestHitRateIsNearExactLRU(t *testing.T) {
+// caches are a replica that is full, and has been for so long that the number
+// of its items is steady (at first the index has no spare pages); and exact LRU
+// of as many items.
+func caches() (*cache, *lru) {
 	c := &cache{r: Open(Options{Backend: newMemory(), MemoryLimit: 4 << 20})}
-	for i := 0; i%1000 != 0 || c.r.Stats().Evicted == 0; i++ {
-		c.read(fmt.Sprint(-i))
+	for i := 0; i%1000 != 0 || i == 0 || c.r.Stats().Evicted < 5*int64(c.r.Len()); i++ {
+		c.read(fmt.Sprint("fill", i))
 	}
-	exact := &lru{list.New(), map[string]*list.Element{}, c.r.Len()}
-	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.07, 1, 20*uint64(exact.size))
-	const warm, reads = 100_000, 150_000
-	var hits, want int
-	for i := range warm + reads {
-		text := fmt.Sprint(zipf.Uint64())
-		hit, exactHit := c.read(text), exact.read(text)
-		if i >= warm && hit {
-			hits++
+	return c, &lru{list.New(), map[string]*list.Element{}, c.r.Len()}
+}
+
+// What sampling costs in hits, on the same reads of 20 times as many keys as
+// fit. Measured, in points below exact LRU: SKEW.
+func TestHitRateIsNearExactLRU(t *testing.T) {
+	for _, skew := range []float64{1.01, 1.07, 1.3} {
+		c, exact := caches()
+		zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), skew, 1, 20*uint64(exact.size))
+		const warm, reads = 100_000, 150_000
+		var hits, want int
+		for i := range warm + reads {
+			text := fmt.Sprint("key", zipf.Uint64())
+			hit, exactHit := c.read(text), exact.read(text)
+			if i >= warm && hit {
+				hits++
+			}
+			if i >= warm && exactHit {
+				want++
+			}
 		}
-		if i >= warm && exactHit {
-			want++
+		t.Logf("zipf %.2f: hit rate %.2f %%, exact LRU of %d items %.2f %%",
+			skew, 100*float64(hits)/reads, exact.size, 100*float64(want)/reads)
+		if want == 0 || want-hits > reads*2/100 {
+			t.Error("more than two points below exact LRU")
 		}
-	}
-	t.Logf("hit rate %.2f %%, exact LRU of %d items %.2f %%", 100*float64(hits)/reads, exact.size, 100*float64(want)/reads)
-	if want-hits > reads*2/100 {
-		t.Error("more than two points below exact LRU")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/attunekv/attune"
@@ -115,6 +116,8 @@ type remote struct {
 	*store
 	delay    time.Duration // at most, per call
 	failOnce float64       // probability
+
+	gets, multis atomic.Int64 // calls
 }
 
 var _ kvadapter.Batcher = (*remote)(nil)
@@ -130,6 +133,7 @@ func (f *remote) call() (err error, happens bool) {
 }
 
 func (f *remote) Get(ctx context.Context, key attune.Key, buf []byte) (kvadapter.Record, error) {
+	f.gets.Add(1)
 	if err, _ := f.call(); err != nil {
 		return kvadapter.Record{}, err
 	}
@@ -152,15 +156,12 @@ func (f *remote) Delete(ctx context.Context, key attune.Key) error {
 	return err
 }
 
-func (f *remote) GetMulti(ctx context.Context, keys []attune.Key, recs []kvadapter.Record) error {
-	if err, _ := f.call(); err != nil {
-		return err
-	}
+func (f *remote) GetMulti(ctx context.Context, keys []attune.Key, recs []kvadapter.Record, errs []error) {
+	f.multis.Add(1)
+	err, _ := f.call()
 	for i, key := range keys {
-		if rec, err := f.store.Get(ctx, key, nil); err == nil {
-			rec.Value = notNil(rec.Value)
-			recs[i] = rec
+		if errs[i] = err; err == nil {
+			recs[i], errs[i] = f.store.Get(ctx, key, nil)
 		}
 	}
-	return nil
 }

@@ -11,7 +11,7 @@ import (
 const (
 	segments = 256
 	// pageLen is small so that a segment's slack is: 256 segments waste at most
-	// 2 MiB on pages they have just begun.
+	// 2.5 MiB on pages they have just begun, or are about to give back.
 	pageLen  = 128
 	minHeads = 8
 )
@@ -186,12 +186,12 @@ func (s *segment) remove(i uint32) {
 		*s.at(i) = *s.at(last)
 	}
 	s.n--
-	// A quarter of slack in buckets and a page in entries keep a size that goes
-	// up and down from allocating.
+	// A quarter of slack in buckets, and of a page in entries, keep a size that
+	// goes up and down from allocating.
 	for len(s.heads) > minHeads && len(s.heads) > int(s.n)+int(s.n)/4 {
 		s.merge()
 	}
-	if p := len(s.pages) - 1; p*pageLen >= int(s.n)+pageLen {
+	if p := len(s.pages) - 1; p*pageLen >= int(s.n)+pageLen/4 {
 		s.pages[p] = nil
 		s.pages = s.pages[:p]
 	}

@@ -156,7 +156,7 @@ func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool
 	}
 	if r.memory != nil {
 		rec, err := r.memory.Get(ctx, key, buf)
-		if err == nil && rec.Stamp != r.stamp(&it) || errors.Is(err, kvadapter.ErrNotFound) {
+		if err == nil && !r.wrote(&it, &rec) || errors.Is(err, kvadapter.ErrNotFound) {
 			s.gone++
 			err = ErrGone
 		}
@@ -171,27 +171,28 @@ func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool
 	if it.Value != nil {
 		return it, nil
 	}
-	return r.fetch(ctx, key, it, buf)
+	rec, err := r.backend.Get(ctx, key, buf)
+	return r.verify(ctx, key, it, rec, err, buf)
 }
 
-// fetch gets it's bytes from a backend outside this process. The index may move
-// on meanwhile, so a stamp that differs proves nothing until it is compared
+// verify judges what a backend outside this process answered when it was asked
+// for it's bytes, and asks again if that settles nothing: the index may have
+// moved on meanwhile, so a stamp that differs proves nothing until it is compared
 // with the entry as it is then.
-func (r *Replica) fetch(ctx context.Context, key attune.Key, it attune.Item, buf []byte) (attune.Item, error) {
+func (r *Replica) verify(ctx context.Context, key attune.Key, it attune.Item, rec kvadapter.Record, err error, buf []byte) (attune.Item, error) {
 	for range maxReads {
-		rec, err := r.backend.Get(ctx, key, buf)
-		if err != nil && !errors.Is(err, kvadapter.ErrNotFound) {
+		found := err == nil
+		if !found && !errors.Is(err, kvadapter.ErrNotFound) {
 			return attune.Item{}, err
 		}
-		found := err == nil
-		if found && rec.Stamp == r.stamp(&it) {
+		if found && r.wrote(&it, &rec) {
 			it.Value = notNil(rec.Value)
 			return it, nil
 		}
-		was := it.Stored
-		if it, err = r.recheck(key, was, rec, found, buf); it.Value != nil || it.Version == 0 || err != nil {
+		if it, err = r.recheck(key, it.Stored, rec, found, buf); it.Value != nil || it.Version == 0 || err != nil {
 			return it, err
 		}
+		rec, err = r.backend.Get(ctx, key, buf)
 	}
 	return attune.Item{}, ErrBusy
 }
@@ -209,7 +210,7 @@ func (r *Replica) recheck(key attune.Key, was attune.Version, rec kvadapter.Reco
 		return attune.Item{}, nil
 	}
 	it := e.item()
-	if found && rec.Stamp == r.stamp(&it) {
+	if found && r.wrote(&it, &rec) {
 		it.Value = notNil(rec.Value)
 		return it, nil
 	}
@@ -222,7 +223,8 @@ func (r *Replica) recheck(key attune.Key, was attune.Version, rec kvadapter.Reco
 }
 
 // GetMulti is Get for many keys, in one round trip if the backend can: items[i]
-// and errs[i] answer keys[i]. Values are in memory of their own.
+// and errs[i] answer keys[i]. Values are in memory of their own, or shared by
+// equal keys.
 func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attune.Item, errs []error, bump bool) {
 	batcher, ok := r.backend.(kvadapter.Batcher)
 	if !ok || r.memory != nil || len(keys) == 1 {
@@ -251,24 +253,22 @@ func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attun
 	if len(missing) == 0 {
 		return
 	}
-	recs := make([]kvadapter.Record, len(missing))
-	err := batcher.GetMulti(ctx, missing, recs)
+	recs, failed := make([]kvadapter.Record, len(missing)), make([]error, len(missing))
+	batcher.GetMulti(ctx, missing, recs, failed)
 	for j, i := range place {
-		it, rec := &items[i], recs[j]
-		switch {
-		case rec.Value != nil && rec.Stamp == r.stamp(it):
-			it.Value = rec.Value
-		case rec.Value == nil && err != nil:
-			*it, errs[i] = attune.Item{}, err
-		default:
-			// Lost, or overwritten meanwhile: rare, so ask again alone.
-			*it, errs[i] = r.fetch(ctx, keys[i], *it, nil)
-		}
+		items[i], errs[i] = r.verify(ctx, keys[i], items[i], recs[j], failed[j], nil)
 	}
 }
 
 func (r *Replica) stamp(it *attune.Item) kvadapter.Stamp {
 	return kvadapter.Stamp{Gen: r.gen, Version: it.Stored}
+}
+
+// wrote reports whether rec is what the change that stored it wrote. The size
+// is compared because who appends to an item in a shared store, behind the
+// replica's back, leaves the stamp alone.
+func (r *Replica) wrote(it *attune.Item, rec *kvadapter.Record) bool {
+	return rec.Stamp == r.stamp(it) && len(rec.Value) == it.Size
 }
 
 // notNil marks an empty value as found.

@@ -310,6 +310,79 @@ func TestGetMulti(t *testing.T) {
 	}
 }
 
+// Bytes lost of many keys are found out in the one round trip.
+func TestGetMultiOfLostBytesAsksOnce(t *testing.T) {
+	f := &remote{store: newStore()}
+	r := Open(Options{Backend: f})
+	keys := make([]attune.Key, 20)
+	for i := range keys {
+		keys[i] = keyOf(r, fmt.Sprint(i))
+		mustApply(t, r, put(keys[i], attune.Version(i+1), "v"))
+		f.forget(keys[i].Hash)
+	}
+	items, errs := make([]attune.Item, len(keys)), make([]error, len(keys))
+	r.GetMulti(context.Background(), keys, items, errs, false)
+	for i := range keys {
+		if !errors.Is(errs[i], ErrGone) || items[i].Version != attune.Version(i+1) {
+			t.Errorf("key %d: %+v, %v", i, items[i], errs[i])
+		}
+	}
+	if f.gets.Load() != 0 || f.multis.Load() != 1 {
+		t.Errorf("%d Get, %d GetMulti", f.gets.Load(), f.multis.Load())
+	}
+}
+
+// Who appends to a record in a shared store leaves its stamp as it was.
+func TestBytesOfAnotherSizeAreGone(t *testing.T) {
+	f := &remote{store: newStore()}
+	r := Open(Options{Backend: f, Gen: 1})
+	key := keyOf(r, "k")
+	mustApply(t, r, put(key, 10, "value"))
+	longer := kvadapter.Record{Stamp: kvadapter.Stamp{Gen: 1, Version: 10}, Value: []byte("value and more")}
+	_ = f.Put(context.Background(), key, longer)
+	if it, err := r.Get(context.Background(), key, nil, false); !errors.Is(err, ErrGone) {
+		t.Errorf("got %q, %v", it.Value, err)
+	}
+}
+
+// A set that was stamped before a delete and applied after it, while the
+// deletion is still on its way to the backend: taken for older than what is
+// settled, its bytes would never be sent, and it would be acknowledged.
+func TestWhatIsStagedOnlyGetsNewer(t *testing.T) {
+	f := &remote{store: newStore()}
+	r := Open(Options{Backend: f})
+	ctx, key := context.Background(), keyOf(r, "k")
+	mustApply(t, r, put(key, 10, "old"))
+	gone := removal(&entry{hash: key.Hash, version: 10})
+	gone.Key.Text = key.Text
+	gone.Stamp(30)
+	if applied, _ := r.Apply(&gone); !applied {
+		t.Fatal("not deleted")
+	}
+	for _, late := range []attune.Version{20, 30} {
+		if applied, _ := r.Apply(put(key, late, "late")); applied {
+			t.Fatalf("version %d was staged behind the deletion at 30", late)
+		}
+	}
+	newer := put(key, 31, "newer")
+	if applied, _ := r.Apply(newer); !applied {
+		t.Fatal("a newer version was refused")
+	}
+	for _, c := range []*attune.Change{&gone, newer} {
+		if err := r.Settle(ctx, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustGet(t, r, key, "newer")
+	// Nothing is staged any more, so nothing can be mixed up.
+	last := removal(&entry{hash: key.Hash, version: 31})
+	last.Key.Text = key.Text
+	last.Stamp(40)
+	mustApply(t, r, &last)
+	mustApply(t, r, put(key, 35, "late"))
+	mustGet(t, r, key, "late")
+}
+
 func TestScan(t *testing.T) {
 	r := Open(Options{Backend: newMemory()})
 	want := map[string]int{}

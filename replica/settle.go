@@ -16,7 +16,7 @@ import (
 // worker, and a burst of them costs two sends, not one each.
 type staged struct {
 	key    attune.Key       // with a copy of the text
-	rec    kvadapter.Record // the newest; its Value is never modified
+	rec    kvadapter.Record // the newest; its Value is never modified, its version only grows
 	delete bool             // the newest is a deletion
 	owners int              // Settle calls still to return
 
@@ -26,6 +26,14 @@ type staged struct {
 	settled attune.Version // the newest that is in the backend
 	failed  attune.Version // the newest that could not be put there, and why
 	err     error
+}
+
+// overtaken reports whether something newer than c is staged for its key, which
+// has no entry: it was deleted or evicted after c was stamped. What is staged
+// must only get newer, or Settle would take c's bytes for settled.
+func (s *segment) overtaken(c *attune.Change) bool {
+	st := s.stage[c.Key.Hash]
+	return st != nil && c.Item.Version <= st.rec.Stamp.Version
 }
 
 // put stages a change's bytes, or its deletion.

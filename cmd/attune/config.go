@@ -77,9 +77,10 @@ var allSettings = []setting{
 		func(s *settings, v string) (err error) { s.EnableShutdown, err = boolean(v); return }},
 	{"pprof", "false", "serve /debug/pprof on the admin address",
 		func(s *settings, v string) (err error) { s.Pprof, err = boolean(v); return }},
-	{"log-level", "info", "debug, info, warn or error; PUT {\"level\":\"debug\"} to /loglevel changes it later",
+	{"log-level", "info", "debug, info, warn or error; PUT level=debug to /loglevel changes it later",
 		func(s *settings, v string) (err error) {
-			if s.logLevel, err = zapcore.ParseLevel(v); err != nil {
+			s.logLevel, err = zapcore.ParseLevel(v)
+			if err != nil || s.logLevel > zapcore.ErrorLevel {
 				err = fmt.Errorf("want debug, info, warn or error, have %q", v)
 			}
 			return
@@ -244,7 +245,8 @@ func keyLines(file string, raw []byte) (map[string]int, error) {
 	for _, st := range allSettings {
 		valid = append(valid, st.key)
 	}
-	for i, line := range strings.Split(string(raw), "\n") {
+	text := strings.TrimPrefix(string(raw), "\ufeff") // some editors of Windows begin with it
+	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' || line[0] == ';' {
 			continue
@@ -273,7 +275,11 @@ func keyLines(file string, raw []byte) (map[string]int, error) {
 type iniCodec struct{}
 
 func (iniCodec) Decode(raw []byte, into map[string]any) error {
-	f, err := ini.LoadSources(ini.LoadOptions{IgnoreInlineComment: true}, raw)
+	f, err := ini.LoadSources(ini.LoadOptions{
+		IgnoreInlineComment: true,
+		IgnoreContinuation:  true, // a line is a setting: keyLines counts on it
+		KeyValueDelimiters:  "=",
+	}, raw)
 	if err != nil {
 		return err
 	}

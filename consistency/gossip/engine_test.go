@@ -129,6 +129,24 @@ func TestFlushReplaced(t *testing.T) {
 	})
 }
 
+// A touch may be stamped above the floor that a flush is about to raise, and
+// applied before it is raised: the item it carried over is flushed all the same.
+func TestFlushKillsWhatWasTouchedMeanwhile(t *testing.T) {
+	scenario(t, func(t *testing.T, n *node) { // time stands still, so versions can be foretold
+		n.set("k", "v")
+		touch := n.op(attune.Touch, "k", "")
+		cur := n.replica.Peek(touch.Key, false)
+		c, _ := touch.Decide(&cur, n.Now(), nil)
+		// Just below the second version that the clock will issue, above the first.
+		c.Stamp(attune.Version((n.clock.last.Load()+2)<<nodeBits|n.clock.node) - 1)
+		if applied, err := n.replica.Apply(&c); !applied || err != nil {
+			t.Fatal(applied, err)
+		}
+		n.flushAll(0)
+		n.wantMiss("k")
+	})
+}
+
 // A read-modify-write never carries a flushed item over, however they race.
 func TestFlushRacingWrites(t *testing.T) {
 	n := open(t, embedded(t), 0)

@@ -82,8 +82,13 @@ func (e *Engine) lane(ctx context.Context, ops []attune.Op, res []attune.Result,
 // do decides one op until the decision holds when it is applied. Every failure
 // to apply means that another op on the key succeeded, so this ends.
 func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *scratch) {
-	bump := op.Verb == attune.Get && !op.Mode.Has(attune.NoBump)
+	bump := op.Verb == attune.Touch || op.Verb == attune.Get && !op.Mode.Has(attune.NoBump)
 	for {
+		if ctx.Err() != nil {
+			// Not begun is better than begun and given up: that costs the item.
+			*res = attune.Result{Status: attune.Failed, Err: context.Cause(ctx)}
+			return
+		}
 		now := e.Now()
 		var cur attune.Item
 		if !op.Blind() {
@@ -111,10 +116,9 @@ func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *s
 		}
 		c.Stamp(e.clock.next(now, c.Prior))
 		if e.apply(ctx, op, &c, res, now) {
-			return
-		}
-		if ctx.Err() != nil {
-			*res = attune.Result{Status: attune.Failed, Err: context.Cause(ctx)}
+			if op.Verb == attune.Get && res.Absent && !op.Mode.Has(attune.NoBump) {
+				e.replica.Peek(op.Key, true) // what a read creates has been read
+			}
 			return
 		}
 	}
@@ -169,10 +173,11 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 	}
 	applied, err := e.replica.Apply(c)
 	if !applied {
-		// A blind change has only lost to a newer write: it took effect just
-		// before that. The other kind was decided on what is no more.
-		res.Stamped(c)
-		return op.Blind()
+		// It was decided on what is no more. A blind change has only lost to a
+		// newer version, but did not just precede it: that one may come of an add
+		// or a cas, which a set before it would have refused. So it goes again,
+		// after it.
+		return false
 	}
 	if err == nil {
 		err = e.replica.Settle(ctx, c)

@@ -269,6 +269,33 @@ func TestWriteHonoursItsContext(t *testing.T) {
 		t.Error(res[0].Err)
 	}
 	n.wantMiss("k")
+
+	// What is not begun costs nothing: the old value stays.
+	n.set("k", "old")
+	n.Write(ctx, []attune.Op{n.op(attune.Set, "k", "v")}, res)
+	n.wantStatus(res[0], attune.Failed)
+	n.want("k", "old")
+}
+
+// A set that is stamped first and applied last is not taken for one that came
+// just before: the newer version may be that of an add, which succeeded because
+// there was no item.
+func TestASetOvertakenGoesAgain(t *testing.T) {
+	n := open(t, embedded(t), 0)
+	set, add := n.op(attune.Set, "k", "set"), n.op(attune.Add, "k", "add")
+	ctx, now := context.Background(), n.Now()
+	late, res := set.Decide(nil, now, nil)
+	late.Stamp(n.clock.next(now, late.Prior))
+	n.wantStatus(n.do(add), attune.Stored)
+	for !n.apply(ctx, &set, &late, &res, now) {
+		if late.Item.Version > n.replica.Peek(set.Key, false).Version {
+			t.Fatal("the newest version was refused")
+		}
+		late, res = set.Decide(nil, now, nil)
+		late.Stamp(n.clock.next(now, late.Prior))
+	}
+	n.wantStatus(res, attune.Stored)
+	n.want("k", "set")
 }
 
 // The limit holds while items of all sizes come and go, and what was just

@@ -384,9 +384,7 @@ func (s *suite) multi() {
 	if !ok {
 		s.Skip("fetches one by one only")
 	}
-	if err := batcher.GetMulti(s.Context(), nil, nil); err != nil {
-		s.Errorf("of none: %v", err)
-	}
+	batcher.GetMulti(s.Context(), nil, nil, nil) // of none
 	sizes := []int{0, 1, 100, 3000, kvadapter.Large, s.o.MaxValue / 4}
 	var keys []attune.Key
 	for i := range 100 {
@@ -396,21 +394,22 @@ func (s *suite) multi() {
 		}
 	}
 	keys = append(keys, keys[1], keys[3], keys[1]) // asked for again
-	recs := make([]kvadapter.Record, len(keys))
-	if err := batcher.GetMulti(s.Context(), keys, recs); err != nil {
-		s.Fatal(err)
+	recs, errs := make([]kvadapter.Record, len(keys)), make([]error, len(keys))
+	for i := range keys { // what is in them from before must not stay
+		recs[i], errs[i] = record(5, 99), errors.New("left over")
 	}
+	batcher.GetMulti(s.Context(), keys, recs, errs)
 	for i, key := range keys {
 		want, err := s.b.Get(s.Context(), key, nil)
 		switch {
 		case errors.Is(err, kvadapter.ErrNotFound):
-			if recs[i].Value != nil {
-				s.Errorf("%q was never put, and has %d bytes", key.Text, len(recs[i].Value))
+			if !errors.Is(errs[i], kvadapter.ErrNotFound) || recs[i].Value != nil {
+				s.Errorf("%q was never put, and has %d bytes, %v", key.Text, len(recs[i].Value), errs[i])
 			}
 		case err != nil:
 			s.Fatal(err)
-		case recs[i].Value == nil:
-			s.Errorf("%q was not found", key.Text)
+		case errs[i] != nil:
+			s.Errorf("%q: %v", key.Text, errs[i])
 		default:
 			same(s.T, key, recs[i], want)
 		}
@@ -418,8 +417,11 @@ func (s *suite) multi() {
 	reason := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(s.Context())
 	cancel(reason)
-	if err := batcher.GetMulti(ctx, keys, recs); !errors.Is(err, reason) {
-		s.Errorf("GetMulti: %v, want the cause", err)
+	batcher.GetMulti(ctx, keys, recs, errs)
+	for i, err := range errs {
+		if !errors.Is(err, reason) || recs[i].Value != nil {
+			s.Fatalf("GetMulti: %q, %v, want the cause", recs[i].Value, err)
+		}
 	}
 }
 

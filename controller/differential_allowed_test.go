@@ -1,0 +1,353 @@
+package controller_test
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"encoding/binary"
+	"regexp"
+	"time"
+)
+
+// difference is one way in which attune may answer otherwise than a memcached.
+// Whatever part of a script it does not touch is compared all the same.
+type difference struct {
+	name, why string
+	// old: only a memcached older than the protocol attune speaks differs. The
+	// newest one answers as attune does.
+	old bool
+	// match finds the difference in what a connection sends: -1 if it is not
+	// there. What comes before is compared, and what comes after is not, unless
+	// there is a fix.
+	match func(stream []byte) (at int)
+	// fix makes equal what the servers answered.
+	fix func(memcached, attune []byte) (m, a []byte)
+}
+
+// differences are all that are known, but for what explain says of pipelines.
+var differences = []difference{
+	{
+		name:  "blank line after a bad key",
+		why:   "memcached ends the error of a get with a bad key by two line ends; the second one is an answer to nothing",
+		match: pattern(`[^ \n]{251}`),
+		fix: func(m, a []byte) ([]byte, []byte) {
+			return bytes.ReplaceAll(m, []byte("format\r\n\r\n"), []byte("format\r\n")), a
+		},
+	},
+	{
+		name:  "error before the end of a refused request",
+		why:   "memcached tells why it refused a request when it has all of it; attune at once, so also when the client closes in the midst of it",
+		match: pattern(``),
+		fix: func(m, a []byte) ([]byte, []byte) {
+			return m, sections(m, a, func(m, a []byte) bool {
+				told, ok := bytes.CutPrefix(a, m)
+				return ok && oneError.Match(told)
+			})
+		},
+	},
+	{
+		name:  "how a key was spelled",
+		why:   "memcached remembers that a key came in base64 first and shows it so to whoever reads it; attune shows it the way it was asked for",
+		match: pattern(`(?m)^m[gsdae] .* b`),
+		fix: func(m, a []byte) ([]byte, []byte) {
+			return encodedKey.ReplaceAllFunc(m, decodeKey), encodedKey.ReplaceAllFunc(a, decodeKey)
+		},
+	},
+	{
+		name:  "read before it was counted",
+		why:   "memcached writes a number that got no longer over the old one, which stays marked as read (flag h); to attune a new value is a new value",
+		match: pattern(`(?m)^(incr|decr|ma) |[\x05\x06\x15\x16]`),
+		fix: func(m, a []byte) ([]byte, []byte) {
+			return fetchedFlag.ReplaceAll(m, []byte("$1 h-")), fetchedFlag.ReplaceAll(a, []byte("$1 h-"))
+		},
+	},
+	{
+		name:  "less than no time left",
+		why:   "memcached prints the TTL of an item made dead at once (flag t) as a negative number without its sign; attune as 0",
+		match: pattern(`(?m)^m[ga] .* t`),
+		fix: func(m, a []byte) ([]byte, []byte) {
+			return negativeTTL.ReplaceAll(m, []byte(" t0")), a
+		},
+	},
+	{
+		name:  "replies before a bad packet",
+		why:   "memcached closes at a packet without the magic byte, and loses the replies to packets that came with it; attune writes them first",
+		match: badPacket,
+		fix: func(m, a []byte) ([]byte, []byte) {
+			return m, sections(m, a, func(m, a []byte) bool { return bytes.HasPrefix(a, bytes.TrimSpace(m)) })
+		},
+	},
+	{
+		name:  "long line",
+		why:   "memcached takes a line of more than 2 KiB or not by how much of it one read brings; attune by its length, whatever packets it comes in",
+		match: longLine,
+	},
+	{
+		name:  "wide flags",
+		why:   "memcached stores flags of more than 32 bits cut to 32; to refuse them loses nothing silently",
+		match: pattern(`(?m)^((set|add|replace|append|prepend|cas) +[^ \n]+ +|m[gsda] .* F)(\d{11,}|[5-9]\d{9}|4[3-9]\d{8}|429496729[6-9]|42949673\d\d)`),
+	},
+	{
+		name:  "number with more in it",
+		why:   "to memcached a number ends at a tab, CR or NUL, whatever follows; attune wants a number",
+		match: pattern(`\d[\x00\t\v\f\r][^\n]`),
+	},
+	{
+		name:  "noreply of a read",
+		why:   "reads have no noreply, so the word is a key; memcached takes it for one and yet hides the error of a bad key before it",
+		match: pattern(`(?m)^(get|gets|gat|gats) .*noreply`),
+	},
+	{
+		name:  "unique 0",
+		why:   "memcached can be told to store a unique of 0, which nobody can compare; to attune E0 chooses nothing",
+		match: pattern(`(?m)^m[gsda] .* E0+[ \r\n]`),
+	},
+	{
+		name:  "R after T",
+		why:   "memcached reads R by the TTL that a T before it just set, so that R is of no use with T; attune by the TTL there was",
+		match: pattern(`(?m)^mg .* T.* R`),
+	},
+	{
+		name:  "opaque too long",
+		why:   "memcached notices a long O while it writes the reply, having done what was asked; attune before it does anything",
+		match: pattern(`(?m)^m[gsda] .* O[^ \n]{32}`),
+	},
+	{
+		name:  "flag that is no letter",
+		why:   "the newest memcached refuses an ms with one, and takes its value for commands; attune drops the value, as it is dropped for any other bad flag",
+		match: pattern(`(?m)^ms .* [^A-Za-z \r\n]`),
+	},
+	{
+		name:  "T or E of a counter that grows",
+		why:   "memcached puts a number that got longer into a new item, and sets TTL and unique of the old one; attune sets those of the item there is",
+		match: pattern(`(?m)^ma .* [TE]`),
+	},
+	{
+		name:  "after 2038",
+		why:   "to memcached, which counts seconds in 32 bits, an exptime after January 2038 is long past or an error; to attune it is to come",
+		match: pattern(`(?m)^((set|add|replace|append|prepend|cas) +[^ \n]+ +\d+ +|touch +[^ \n]+ +|flush_all +|gats? +|m[gsda] .* [TN])(2[2-9]\d{8}|214[89]\d{6}|[3-9]\d{9}|\d{11,})`),
+	},
+	{
+		name:  "a unique for a length",
+		why:   "a cas that lacks a word has its unique where the length belongs, and the uniques of two servers differ in size",
+		match: pattern(`(?m)^cas( +[^ \n]+){3} +@CAS#`),
+	},
+	{
+		name:  "mn and LF",
+		why:   "the newest memcached takes mn ended by LF alone for too short to be a command; attune takes LF as it does after any command",
+		match: pattern(`(?m)^mn\n`),
+	},
+	{
+		name:  "no base64",
+		why:   "memcached decodes a key up to the first byte that is no base64; attune refuses it",
+		match: pattern(`(?m)^m[gsdae] +[^ \n]*[^A-Za-z0-9+/= \n][^ \n]* .*b`),
+	},
+	{
+		name:  "get without end",
+		why:   "attune answers the keys of a get as they come, however many, memcached when the line is complete, so also when it never is",
+		match: pattern(`(?m)^(get|gets|gat|gats) [^\n]*\z`),
+	},
+	{
+		name:  "flags of me",
+		why:   "memcached ignores whatever follows the key, b too, which it documents; attune reads b and refuses what it does not know",
+		match: pattern(`(?m)^me +[^ \n]+ +[^ \r\n]`),
+	},
+	{
+		name:  "sasl",
+		why:   "memcached without SASL refuses some packets of SASL as invalid and closes; to attune they are unknown commands as others are",
+		match: packetWhere(func(h header) bool { return 0x20 <= h.opcode && h.opcode <= 0x22 }),
+	},
+	{
+		name: "touch with a value",
+		why:  "memcached does not look for a value behind the key of touch and gat, and takes it for the next packet; attune refuses the packet",
+		match: packetWhere(func(h header) bool {
+			return (0x1c <= h.opcode && h.opcode <= 0x1e || h.opcode == 0x23 || h.opcode == 0x24) && h.body > h.extras+h.key
+		}),
+	},
+}
+
+var (
+	connectionLine = []byte("--- connection ")
+	oneError       = regexp.MustCompile(`^(((CLIENT|SERVER)_)?ERROR[^\r\n]*\r\n|op \S+ status 0x00(0[1-9]|8.)[^\n]*\n)$`)
+	encodedKey     = regexp.MustCompile(` k[A-Za-z0-9+/]+=* b|ME [A-Za-z0-9+/]+=* `)
+	negativeTTL    = regexp.MustCompile(` t~429496\d{4}`)
+	fetchedFlag    = regexp.MustCompile(`((?:HD|VA)[^\n]*) h[01]`)
+)
+
+// sections puts those replies of m to a connection in the place of a's where
+// alike says that they are as good as equal.
+func sections(m, a []byte, alike func(m, a []byte) bool) []byte {
+	theirs, mine := bytes.Split(m, connectionLine), bytes.Split(a, connectionLine)
+	for i := range min(len(mine), len(theirs)) {
+		if alike(theirs[i], mine[i]) {
+			mine[i] = theirs[i]
+		}
+	}
+	return bytes.Join(mine, connectionLine)
+}
+
+// decodeKey makes of a return flag k with b one without.
+func decodeKey(flags []byte) []byte {
+	if key, ok := bytes.CutPrefix(flags, []byte(" k")); ok {
+		plain, err := base64.StdEncoding.DecodeString(string(key[:len(key)-2]))
+		if err == nil {
+			return append([]byte(" k"), plain...)
+		}
+	}
+	return flags
+}
+
+// pattern matches a regular expression.
+func pattern(expr string) func([]byte) int {
+	re := regexp.MustCompile(expr)
+	return func(stream []byte) int {
+		if at := re.FindIndex(stream); at != nil {
+			return at[0]
+		}
+		return -1
+	}
+}
+
+// longLine matches a line that memcached may take for none.
+func longLine(stream []byte) int {
+	at := 0
+	for line := range bytes.Lines(stream) {
+		if len(line) > 2048 {
+			return at
+		}
+		at += len(line)
+	}
+	return -1
+}
+
+// header is what the first 24 bytes of a binary packet say.
+type header struct {
+	opcode            byte
+	key, extras, body int
+}
+
+// packets calls see for each packet of a binary stream until it returns false,
+// and returns where it stopped: at what is no packet, or the end of the last.
+func packets(stream []byte, see func(header) bool) (at int) {
+	for at+24 <= len(stream) && stream[at] == 0x80 {
+		p := stream[at:]
+		h := header{p[1], int(binary.BigEndian.Uint16(p[2:])), int(p[4]), int(binary.BigEndian.Uint32(p[8:]))}
+		if !see(h) {
+			break
+		}
+		at += 24 + h.body
+	}
+	return at
+}
+
+// packetWhere matches a packet of a binary stream.
+func packetWhere(is func(header) bool) func([]byte) int {
+	return func(stream []byte) int {
+		if at := packets(stream, func(h header) bool { return !is(h) }); at+24 <= len(stream) && stream[at] == 0x80 {
+			return at
+		}
+		return -1
+	}
+}
+
+// badPacket matches what is no packet after one that is.
+func badPacket(stream []byte) int {
+	at := packets(stream, func(h header) bool { return h.key+h.extras <= h.body })
+	if at > 0 && at < len(stream) {
+		return at
+	}
+	return -1
+}
+
+// explain tells what excuses a script that was answered differently, or "".
+//
+// There is one more difference than those in the table: memcached answers to a
+// pipeline in some cases otherwise than to the same commands sent one by one. It
+// loses the replies before a bad key or a close, and pads a number that got
+// shorter only if no reply refers to it. attune must answer to both as memcached
+// does to commands that come one by one.
+func explain(p pair, s script, memcached, attune []byte) string {
+	type reading struct {
+		script
+		name      string
+		memcached []byte
+		attune    []byte
+	}
+	readings := []reading{{s, "", memcached, attune}}
+	for i := range differences {
+		d := &differences[i]
+		at := firstMatch(p, d, s)
+		if at == nil || d.fix != nil {
+			continue
+		}
+		s = s.before(*at)
+		memcached, attune, err := p.both(s, 0)
+		if err != nil {
+			return ""
+		}
+		readings = append(readings, reading{s, d.name, memcached, attune})
+	}
+	for _, r := range readings {
+		if name := fixed(p, r.script, r.memcached, r.attune); name != "" {
+			return cmp.Or(r.name, name)
+		}
+	}
+	for _, pause := range []time.Duration{2 * time.Millisecond, 20 * time.Millisecond} {
+		for _, r := range readings {
+			memcached, singly, err := p.both(r.script, pause)
+			if err == nil && bytes.Equal(singly, r.attune) && fixed(p, r.script, memcached, singly) != "" {
+				return cmp.Or(r.name, "pipeline")
+			}
+		}
+	}
+	return ""
+}
+
+// fixed is the difference after whose fix the replies are equal, or "". It is
+// alike if they need none.
+func fixed(p pair, s script, memcached, attune []byte) string {
+	if bytes.Equal(memcached, attune) {
+		return alike
+	}
+	for i := range differences {
+		d := &differences[i]
+		if d.fix == nil || firstMatch(p, d, s) == nil {
+			continue
+		}
+		if memcached, attune = d.fix(memcached, attune); bytes.Equal(memcached, attune) {
+			return d.name
+		}
+	}
+	return ""
+}
+
+// place is a byte of a batch of a script.
+type place struct{ batch, offset int }
+
+// firstMatch is where a script first has a difference.
+func firstMatch(p pair, d *difference, s script) *place {
+	if d.old && !p.old {
+		return nil
+	}
+	for i, batch := range s {
+		if at := d.match(bytes.Join(batch, nil)); at >= 0 {
+			return &place{i, at}
+		}
+	}
+	return nil
+}
+
+// before is the beginning of a script, up to a place.
+func (s script) before(p place) script {
+	out := append(script{}, s[:p.batch]...)
+	var batch [][]byte
+	for _, piece := range s[p.batch] {
+		n := min(len(piece), p.offset)
+		p.offset -= n
+		batch = append(batch, piece[:n])
+		if p.offset == 0 {
+			break
+		}
+	}
+	return append(out, batch)
+}

@@ -1,0 +1,278 @@
+package controller
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what should come at once: enough for a
+// busy machine under the race detector.
+const patience = 30 * time.Second
+
+// testConfig is a node on ports of its own, without admin.
+func testConfig() Config {
+	cfg := Default()
+	cfg.Listen = []string{"127.0.0.1:0"}
+	cfg.Admin = ""
+	cfg.DrainTimeout = 5 * time.Second
+	return cfg
+}
+
+// start opens a node and closes it with the test.
+func start(t testing.TB, cfg Config) *Node {
+	t.Helper()
+	n, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), cfg.DrainTimeout)
+		defer cancel()
+		n.Close(ctx) // tests that care about the error close the node themselves
+	})
+	return n
+}
+
+// eachDriver runs a test on the event loop, on a goroutine per connection, and
+// before a memcached if there is one.
+func eachDriver(t *testing.T, test func(t *testing.T, cfg Config)) {
+	t.Run("loop", func(t *testing.T) { test(t, testConfig()) })
+	t.Run("goroutine", func(t *testing.T) {
+		cfg := testConfig()
+		cfg.goroutines = true
+		test(t, cfg)
+	})
+	t.Run("memcached", func(t *testing.T) {
+		cfg := testConfig()
+		cfg.Backend = "memcached://" + newMemcached(t, "-I", "32m", "-m", "256").addr + "?timeout=5s"
+		cfg.OpTimeout = patience
+		test(t, cfg)
+	})
+}
+
+// client is a connection that speaks text.
+type client struct {
+	net.Conn
+	r *bufio.Reader
+	t testing.TB
+}
+
+func dial(t testing.TB, n *Node) *client {
+	t.Helper()
+	network, address := splitAddr(n.Addrs()[0])
+	c, err := net.Dial(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return &client{Conn: c, r: bufio.NewReaderSize(c, 64<<10), t: t}
+}
+
+func (c *client) send(s string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, s); err != nil {
+		c.t.Fatalf("send %.60q: %v", s, err)
+	}
+}
+
+// line reads one reply line, without its end.
+func (c *client) line() string {
+	c.t.Helper()
+	s, err := c.r.ReadString('\n')
+	if err != nil {
+		c.t.Fatalf("after %.60q: %v", s, err)
+	}
+	return strings.TrimSuffix(s, "\r\n")
+}
+
+// want reads exactly these bytes.
+func (c *client) want(s string) {
+	c.t.Helper()
+	got := make([]byte, len(s))
+	n, err := io.ReadFull(c.r, got)
+	if err != nil || string(got) != s {
+		at := 0
+		for at < n && got[at] == s[at] {
+			at++
+		}
+		from := max(0, at-40)
+		c.t.Fatalf("reply differs at byte %d: got %.120q (%v), want %.120q", at, got[from:n], err, s[from:])
+	}
+}
+
+// ask sends a command and wants exactly this reply.
+func (c *client) ask(command, reply string) {
+	c.t.Helper()
+	c.send(command)
+	c.want(reply)
+}
+
+// end wants the connection closed by the server, and nothing more said.
+func (c *client) end() {
+	c.t.Helper()
+	rest, err := io.ReadAll(c.r)
+	if err != nil || len(rest) > 0 {
+		c.t.Fatalf("got %.80q, %v; want the end", rest, err)
+	}
+}
+
+// set stores a value and wants it stored.
+func (c *client) set(key string, value []byte) {
+	c.t.Helper()
+	c.ask(fmt.Sprintf("set %s 0 0 %d\r\n%s\r\n", key, len(value), value), "STORED\r\n")
+}
+
+// get reads one key: nil if it is a miss.
+func (c *client) get(key string) []byte {
+	c.t.Helper()
+	c.send("get " + key + "\r\n")
+	head := c.line()
+	if head == "END" {
+		return nil
+	}
+	words := strings.Fields(head)
+	if len(words) != 4 || words[0] != "VALUE" || words[1] != key {
+		c.t.Fatalf("get %s: %q", key, head)
+	}
+	size, _ := strconv.Atoi(words[3])
+	value := make([]byte, size)
+	if _, err := io.ReadFull(c.r, value); err != nil {
+		c.t.Fatal(err)
+	}
+	c.want("\r\nEND\r\n")
+	return value
+}
+
+// stats reads a section of stats.
+func (c *client) stats(section string) map[string]string {
+	c.t.Helper()
+	c.send(strings.TrimSpace("stats "+section) + "\r\n")
+	all := make(map[string]string)
+	for {
+		line := c.line()
+		if line == "END" {
+			return all
+		}
+		words := strings.SplitN(line, " ", 3)
+		if len(words) != 3 || words[0] != "STAT" {
+			c.t.Fatalf("stats %s: %q", section, line)
+		}
+		if _, twice := all[words[1]]; twice {
+			c.t.Errorf("stats %s: %s twice", section, words[1])
+		}
+		all[words[1]] = words[2]
+	}
+}
+
+// pattern is size bytes that differ from those of another seed at every offset.
+func pattern(size, seed int) []byte {
+	b := make([]byte, size)
+	for i := range b {
+		b[i] = byte('!' + (i*7+i/251+seed)%90)
+	}
+	return b
+}
+
+// eventually waits for cond.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+// openFiles counts this process's descriptors.
+func openFiles(t testing.TB) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip("counting descriptors needs /proc:", err)
+	}
+	return len(d)
+}
+
+// memcachedServer is a memcached that tests stop, freeze and start again.
+type memcachedServer struct {
+	t    testing.TB
+	addr string
+	args []string
+	cmd  *exec.Cmd
+}
+
+func newMemcached(t testing.TB, args ...string) *memcachedServer {
+	t.Helper()
+	path, err := exec.LookPath("memcached")
+	if err != nil {
+		t.Skip("needs memcached (Debian package memcached):", err)
+	}
+	// A port nobody listens on now; memcached itself takes no port 0.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &memcachedServer{t: t, addr: l.Addr().String()}
+	_, port, _ := net.SplitHostPort(m.addr)
+	l.Close()
+	m.args = append([]string{path, "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody"}, args...)
+	m.start()
+	t.Cleanup(m.kill)
+	return m
+}
+
+func (m *memcachedServer) start() {
+	m.t.Helper()
+	m.cmd = exec.Command(m.args[0], m.args[1:]...)
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	eventually(m.t, "memcached accepts connections", func() bool {
+		c, err := net.Dial("tcp", m.addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+func (m *memcachedServer) kill() {
+	if m.cmd != nil {
+		m.cmd.Process.Kill()
+		m.cmd.Wait()
+		m.cmd = nil
+	}
+}
+
+func (m *memcachedServer) signal(s os.Signal) {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(s); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// dial speaks to the memcached itself, behind the node's back.
+func (m *memcachedServer) dial() *client {
+	m.t.Helper()
+	c, err := net.Dial("tcp", m.addr)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return &client{Conn: c, r: bufio.NewReader(c), t: m.t}
+}
