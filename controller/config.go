@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"time"
 
@@ -44,6 +45,9 @@ type Config struct {
 	MaxItemSize int
 	// MaxConns bounds client connections; one more is told so and closed.
 	MaxConns int
+	// Threads is how many event loops serve the connections, where event loops
+	// do; 0 is one per core. Fewer cost less CPU per command, more serve more.
+	Threads int
 	// IdleTimeout closes a connection on which nothing moved, 0 never. It also
 	// ends one whose client does not read its replies.
 	IdleTimeout time.Duration
@@ -83,6 +87,14 @@ func Default() Config {
 	}
 }
 
+// threads is how many event loops there are to be.
+func (c *Config) threads() int {
+	if c.Threads > 0 {
+		return c.Threads
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
 // Validate reports the first setting that cannot be used, by its flag name.
 func (c *Config) Validate() error {
 	bad := func(key, format string, args ...any) error {
@@ -115,6 +127,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxConns < 1 {
 		return bad("max-conns", "want at least 1, have %d", c.MaxConns)
+	}
+	if c.Threads < 0 || c.Threads > 1024 {
+		return bad("threads", "want 0 (one per core) to 1024, have %d", c.Threads)
 	}
 	for _, d := range []struct {
 		key string

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -173,10 +174,10 @@ func listen(addr, setting string) (net.Listener, error) {
 			l, err = net.Listen(network, address)
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w; choose another address with --%s, or stop what uses this one", err, setting)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w; choose another address with --%s, or stop what uses this one", err, setting)
 	}
-	return l, nil
+	return l, err
 }
 
 // accept takes connections until its listener is closed.
@@ -303,7 +304,7 @@ func (n *Node) ShutdownAsked() <-chan struct{} { return n.stop }
 func (n *Node) Close(ctx context.Context) error {
 	n.drainUntil.Store(time.Now().Add(n.cfg.DrainTimeout).UnixNano())
 	n.draining.Store(true)
-	n.log.Info("draining", zap.Int64("connections", n.curConns.Load()), zap.Duration("timeout", n.cfg.DrainTimeout))
+	n.log.Info("draining", zap.Int64("connections", n.curConns.Load()), zap.Stringer("timeout", n.cfg.DrainTimeout))
 	stop := context.AfterFunc(ctx, func() { n.drainUntil.Store(time.Now().UnixNano()) })
 	defer stop()
 	n.stopAccepting()

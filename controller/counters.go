@@ -113,12 +113,7 @@ func (t *tally) add(c counter, n int) {
 
 // flush adds the tally to the stripe; every operation in it took took.
 func (t *tally) flush(c *counters, took time.Duration) {
-	for t.dirty != 0 {
-		i := bits.TrailingZeros32(t.dirty)
-		t.dirty &^= 1 << i
-		c.n[i].Add(uint64(t.n[i]))
-		t.n[i] = 0
-	}
+	t.flushCounts(c)
 	us := uint64(max(took, 0) / time.Microsecond)
 	bucket := min(bits.Len64(us), latencyBuckets-1)
 	for i, n := range t.classes {
@@ -127,6 +122,17 @@ func (t *tally) flush(c *counters, took time.Duration) {
 			c.latency[i].sum.Add(uint64(n) * uint64(took))
 			t.classes[i] = 0
 		}
+	}
+}
+
+// flushCounts is flush without the latencies, which are not known before the
+// replies are written.
+func (t *tally) flushCounts(c *counters) {
+	for t.dirty != 0 {
+		i := bits.TrailingZeros32(t.dirty)
+		t.dirty &^= 1 << i
+		c.n[i].Add(uint64(t.n[i]))
+		t.n[i] = 0
 	}
 }
 

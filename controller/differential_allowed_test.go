@@ -78,14 +78,41 @@ var differences = []difference{
 		},
 	},
 	{
+		name:  "words for a bad format",
+		why:   "1.6.18 says ERROR to a command that lacks arguments",
+		old:   true,
+		match: pattern(``),
+		fix: func(m, a []byte) ([]byte, []byte) {
+			return badFormat.ReplaceAll(m, []byte("ERROR")), badFormat.ReplaceAll(a, []byte("ERROR"))
+		},
+	},
+	{
+		name:  "what follows a refused set",
+		why:   "1.6.18 takes the value of a set that it refuses for commands",
+		old:   true,
+		match: refusedSet,
+	},
+	{
+		name:  "younger flags of meta",
+		why:   "1.6.18 does not know E, md x, mg C and ms N, and reads a few others otherwise",
+		old:   true,
+		match: pattern(`(?m)^(m[gsda] .* [EbNCxFDJRk]|m[a-z] [^ \n]{251}|m[gsda] .*(\xff|\d{20})|m[a-z]\r?$|m[a-z] [^ ]*\r?$|ms .* (O|-))`),
+	},
+	{
+		name:  "blanks",
+		why:   "1.6.18 skips blanks before a command, and reads noreply otherwise where little or nothing stands before it",
+		old:   true,
+		match: pattern(`(?m)^( |delete .* (0|x|NOREPLY)|.* (NOREPLY|0|x noreply)\r?$|verbosity|gats? [^ \r\n]*\r?$|.* noreply\r?$)`),
+	},
+	{
 		name:  "long line",
 		why:   "memcached takes a line of more than 2 KiB or not by how much of it one read brings; attune by its length, whatever packets it comes in",
 		match: longLine,
 	},
 	{
 		name:  "wide flags",
-		why:   "memcached stores flags of more than 32 bits cut to 32; to refuse them loses nothing silently",
-		match: pattern(`(?m)^((set|add|replace|append|prepend|cas) +[^ \n]+ +|m[gsda] .* F)(\d{11,}|[5-9]\d{9}|4[3-9]\d{8}|429496729[6-9]|42949673\d\d)`),
+		why:   "memcached stores flags of more than 32 bits cut to 32, and takes -0; to refuse them loses nothing silently",
+		match: pattern(`(?m)^((set|add|replace|append|prepend|cas) +[^ \n]+ +|m[gsda] .* F)(-0|\d{11,}|[5-9]\d{9}|4[3-9]\d{8}|429496729[6-9]|42949673\d\d)`),
 	},
 	{
 		name:  "number with more in it",
@@ -140,12 +167,17 @@ var differences = []difference{
 	{
 		name:  "no base64",
 		why:   "memcached decodes a key up to the first byte that is no base64; attune refuses it",
-		match: pattern(`(?m)^m[gsdae] +[^ \n]*[^A-Za-z0-9+/= \n][^ \n]* .*b`),
+		match: pattern(`(?m)^m[gsdae] +([^ \n]*[^A-Za-z0-9+/= \n]|[^ \n]*=[^= \n])[^ \n]* .*b`),
 	},
 	{
 		name:  "get without end",
 		why:   "attune answers the keys of a get as they come, however many, memcached when the line is complete, so also when it never is",
 		match: pattern(`(?m)^(get|gets|gat|gats) [^\n]*\z`),
+	},
+	{
+		name:  "delete with much behind it",
+		why:   "the newest memcached ignores whatever follows the key; attune, as older ones and as memcapable has it, refuses more than a time and noreply",
+		match: pattern(`(?m)^delete( +[^ \r\n]+){4}`),
 	},
 	{
 		name:  "flags of me",
@@ -170,6 +202,7 @@ var (
 	connectionLine = []byte("--- connection ")
 	oneError       = regexp.MustCompile(`^(((CLIENT|SERVER)_)?ERROR[^\r\n]*\r\n|op \S+ status 0x00(0[1-9]|8.)[^\n]*\n)$`)
 	encodedKey     = regexp.MustCompile(` k[A-Za-z0-9+/]+=* b|ME [A-Za-z0-9+/]+=* `)
+	badFormat      = regexp.MustCompile(`CLIENT_ERROR bad (command line format|data chunk)`)
 	negativeTTL    = regexp.MustCompile(` t~429496\d{4}`)
 	fetchedFlag    = regexp.MustCompile(`((?:HD|VA)[^\n]*) h[01]`)
 )
@@ -207,6 +240,23 @@ func pattern(expr string) func([]byte) int {
 		return -1
 	}
 }
+
+// refusedSet matches a set, in any of its forms, whose line is wrong in some way.
+func refusedSet(stream []byte) int {
+	at := 0
+	for line := range bytes.Lines(stream) {
+		if setLine.Match(line) && !goodSetLine.Match(line) {
+			return at
+		}
+		at += len(line)
+	}
+	return -1
+}
+
+var (
+	setLine     = regexp.MustCompile(`^(set|add|replace|append|prepend|cas|ms) `)
+	goodSetLine = regexp.MustCompile(`^((set|add|replace|append|prepend) [^ ]{1,250} \d{1,10} -?\d{1,10} \d{1,6}( noreply)?|cas [^ ]{1,250} \d{1,10} -?\d{1,10} \d{1,6} \S+( noreply)?|ms [^ ]{1,250} \d{1,6} .*)\r?\n$`)
+)
 
 // longLine matches a line that memcached may take for none.
 func longLine(stream []byte) int {

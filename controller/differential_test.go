@@ -114,6 +114,9 @@ func TestLikeMemcached(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				p := startPair(t)
+				if broken && p.old {
+					t.Skip("a memcached before 1.6.45 takes broken commands otherwise in too many ways to list")
+				}
 				first := firstSeed(t)
 				n := seeds(t, 250)
 				var chance int
@@ -142,7 +145,7 @@ func TestLikeMemcached(t *testing.T) {
 						s = shrink(p2, s)
 						memcached, attune, _ := p2.both(s, 0)
 						t.Errorf("ATTUNE_TEST_SEED=%d\n%.3000q\n%s", seed, s, firstDifference(memcached, attune))
-						if failures++; failures == 8 {
+						if failures++; failures == 5 {
 							t.FailNow()
 						}
 					}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -52,7 +51,7 @@ type loopConn struct {
 // started by then.
 func newLoops(n *Node) ([]*loop, error) {
 	var loops []*loop
-	for i := range runtime.GOMAXPROCS(0) {
+	for i := range n.cfg.threads() {
 		l := &loop{node: n, counts: &n.stripes[i%len(n.stripes)], epfd: -1, wakefd: -1, done: make(chan struct{})}
 		var err error
 		if l.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {

@@ -48,13 +48,6 @@ func (b *bench) feed(in string) {
 	b.s.release()
 }
 
-func (b *bench) want(in, reply string) {
-	b.t.Helper()
-	if b.feed(in); string(b.out) != reply {
-		b.t.Fatalf("%.60q: %.200q, want %.200q", in, b.out, reply)
-	}
-}
-
 // request is one of the hot path. A reply that is "" is not compared.
 type request struct{ name, before, in, reply string }
 

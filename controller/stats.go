@@ -3,7 +3,6 @@ package controller
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"sort"
 	"strconv"
 	"time"
@@ -28,7 +27,7 @@ func (s *session) stats(r *protocol.Request) {
 	switch section {
 	case "":
 		// What this session counted and has not told yet belongs to it.
-		s.tally.flush(s.counts, 0)
+		s.tally.flushCounts(s.counts)
 		n.generalStats(emit)
 	case "settings":
 		n.settingStats(emit)
@@ -43,7 +42,7 @@ func (s *session) stats(r *protocol.Request) {
 		s.detached = func(line func([]byte) error) error { return n.sizeStats(r, line) }
 		return
 	case "reset":
-		s.tally.flush(s.counts, 0)
+		s.tally.flushCounts(s.counts)
 		t := n.totals()
 		n.resetAt.Store(&t)
 		s.out.grew(r.AppendText(s.out.buf, "RESET"))
@@ -109,7 +108,7 @@ func (n *Node) generalStats(emit func(string, any)) {
 	emit("accepting_conns", accepting)
 	emit("listen_disabled_num", 0)
 	emit("time_in_listen_disabled_us", 0)
-	emit("threads", runtime.GOMAXPROCS(0))
+	emit("threads", n.cfg.threads())
 	emit("conn_yields", 0)
 	r := n.replicaStats()
 	emit("hash_bytes", r.IndexBytes)
@@ -142,7 +141,7 @@ func (n *Node) settingStats(emit func(string, any)) {
 	}
 	emit("verbosity", 0)
 	emit("evictions", "on")
-	emit("num_threads", runtime.GOMAXPROCS(0))
+	emit("num_threads", n.cfg.threads())
 	emit("cas_enabled", "yes")
 	emit("binding_protocol", "auto-negotiate")
 	emit("auth_enabled_sasl", "no")

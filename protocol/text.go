@@ -80,7 +80,7 @@ func (p *Parser) line(line []byte, size int, r *Request) error {
 	case "cas":
 		p.store(args, attune.Set, true, r)
 	case "delete":
-		// Old clients send a time too; memcached ignores what follows the key.
+		// Old clients send a time too, which is ignored.
 		p.keyed(args, attune.Delete, 1, r)
 	case "incr":
 		p.keyed(args, attune.Incr, 2, r)
@@ -203,7 +203,9 @@ func (p *Parser) store(args []byte, verb attune.Verb, compare bool, r *Request) 
 // be there.
 func (p *Parser) keyed(args []byte, verb attune.Verb, need int, r *Request) {
 	key, rest := cut(args)
-	arg, _ := cut(rest)
+	arg, rest := cut(rest)
+	_, rest = cut(rest) // noreply, or ignored
+	surplus, _ := cut(rest)
 	if len(key) == 0 || need == 2 && len(arg) == 0 {
 		r.answer(badFormat)
 		return
@@ -226,6 +228,10 @@ func (p *Parser) keyed(args []byte, verb attune.Verb, need int, r *Request) {
 		r.answer(badFormat)
 	case !valid:
 		r.answer(complaint)
+	case verb == attune.Delete && len(surplus) > 0:
+		// The newest memcached ignores whatever follows the key, others refuse it.
+		// Whoever sends so much meant another command, or several deletes.
+		r.answer(badFormat)
 	}
 }
 

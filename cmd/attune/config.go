@@ -65,6 +65,8 @@ var allSettings = []setting{
 		}},
 	{"max-conns", "10000", "client connections allowed at a time",
 		func(s *settings, v string) (err error) { s.MaxConns, err = strconv.Atoi(v); return plain(err) }},
+	{"threads", "0", "event loops that serve connections; 0 is one per core",
+		func(s *settings, v string) (err error) { s.Threads, err = strconv.Atoi(v); return plain(err) }},
 	{"idle-timeout", "0s", "close a connection on which nothing moved for this long; 0s never",
 		func(s *settings, v string) (err error) { s.IdleTimeout, err = duration(v); return }},
 	{"op-timeout", "1s", "how long a command may wait for the backend before SERVER_ERROR; 0s forever",

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -43,6 +44,10 @@ what it received, and exits; a second signal exits at once.`,
 	return cmd
 }
 
+// sameSignal is how long after a signal another one is the same: timeout(1) sends
+// its to the process and to its group, and so do terminals with a wrapper between.
+const sameSignal = 200 * time.Millisecond
+
 // serve runs a controller until it is told to stop.
 func serve(s settings) error {
 	signals := make(chan os.Signal, 2)
@@ -68,10 +73,18 @@ func serve(s settings) error {
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- node.Close(context.Background()) }()
-	select {
-	case err = <-closed:
-	case sig := <-signals:
-		err = errors.New("exited at once on a second signal: " + sig.String())
+	began := time.Now()
+wait:
+	for {
+		select {
+		case err = <-closed:
+			break wait
+		case sig := <-signals:
+			if time.Since(began) >= sameSignal {
+				err = errors.New("exited at once on a second signal: " + sig.String())
+				break wait
+			}
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("stopped uncleanly: %w", err)

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -168,7 +169,7 @@ func TestCloseTwice(t *testing.T) {
 	n := open(t, embedded(t), 0)
 	<-n.Ready()
 	n.flushAll(3600)
-	if n.Close() != nil || n.Close() != nil {
+	if err := errors.Join(n.Close(), n.Close()); err != nil {
 		t.Error("Close failed")
 	}
 }
