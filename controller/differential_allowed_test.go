@@ -93,16 +93,22 @@ var differences = []difference{
 		match: refusedSet,
 	},
 	{
+		name:  "binary exptime after 2038",
+		why:   "1.6.18 takes some of them for times to come, and the newest for past ones, as attune does below zero in 32 bits",
+		old:   true,
+		match: func(stream []byte) int { return bytes.Index(stream, []byte("\xff\xff\xff\xce")) },
+	},
+	{
 		name:  "younger flags of meta",
 		why:   "1.6.18 does not know E, md x, mg C and ms N, and reads a few others otherwise",
 		old:   true,
-		match: pattern(`(?m)^(m[gsda] .* [EbNCxFDJRk]|m[a-z] [^ \n]{251}|m[gsda] .*(\xff|\d{20})|m[a-z]\r?$|m[a-z] [^ ]*\r?$|ms .* (O|-))`),
+		match: pattern(`(?m)^(m[gsda] .* [EbNCxFDJRk]|m[a-z] [^ \n]{251}|m[gsda] .*(\x{fffd}|\d{20})|m[a-z]\r?$|m[a-z] [^ ]*\r?$|ms .* (O|-))`),
 	},
 	{
 		name:  "blanks",
 		why:   "1.6.18 skips blanks before a command, and reads noreply otherwise where little or nothing stands before it",
 		old:   true,
-		match: pattern(`(?m)^( |delete .* (0|x|NOREPLY)|.* (NOREPLY|0|x noreply)\r?$|verbosity|gats? [^ \r\n]*\r?$|.* noreply\r?$)`),
+		match: pattern(`(?m)^( |delete .* (0|x|NOREPLY)|.* (NOREPLY|0|x noreply)\r?$|verbosity|gats? +[^ \r\n]* *\r?$|.* noreply\r?$)`),
 	},
 	{
 		name:  "long line",
@@ -177,7 +183,7 @@ var differences = []difference{
 	{
 		name:  "delete with much behind it",
 		why:   "the newest memcached ignores whatever follows the key; attune, as older ones and as memcapable has it, refuses more than a time and noreply",
-		match: pattern(`(?m)^delete( +[^ \r\n]+){4}`),
+		match: pattern(`(?m)^delete( +[^ \n]+){4}`),
 	},
 	{
 		name:  "flags of me",

@@ -118,7 +118,7 @@ func TestLikeMemcached(t *testing.T) {
 					t.Skip("a memcached before 1.6.45 takes broken commands otherwise in too many ways to list")
 				}
 				first := firstSeed(t)
-				n := seeds(t, 250)
+				n := seeds(t, 60)
 				var chance int
 				allowed := map[string]int{}
 				failures := 0

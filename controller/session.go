@@ -352,6 +352,7 @@ func (s *session) look(ctx context.Context, sh *shard, op *attune.Op) (attune.It
 func (s *session) fetchAhead(ctx context.Context, sh *shard) {
 	a := &s.work.ahead
 	a.keys = a.keys[:0]
+	a.slot = [batchSize]uint8{} // what an earlier call fetched is overwritten
 	bump := !s.work.batch[s.next].Op.Mode.Has(attune.NoBump)
 	size := 0 // what a client that does not read would make this session hold
 	for i := s.next; i < s.n && size < highWater; i++ {
@@ -421,6 +422,9 @@ func (s *session) execute(ctx context.Context, sh *shard) {
 		s.work.ops[i].Value = nil // it may be Large, and the store's to drop
 	}
 	s.barrier = false
+	// Replies count from no earlier than the writes did, or a TTL just set would
+	// read back a second longer.
+	s.now = s.node.now()
 	s.work.ahead.slot = [batchSize]uint8{} // what was fetched may have changed
 }
 

@@ -28,7 +28,8 @@
 //
 // A replica drops an entry only by a Change, also for expiry and eviction:
 // Victim and Dead merely propose. There are no tombstones: a delete removes the
-// entry. With a single controller nothing can bring an older version back, as
-// its clock never issues one. An engine with peers must remember a deletion's
+// entry. With a single controller nothing acknowledged before a deletion comes
+// back, as its clock issues each version once; a change stamped before and
+// applied after it is concurrent with it, and may win. An engine with peers must remember a deletion's
 // version until all of them have seen it.
 package replica

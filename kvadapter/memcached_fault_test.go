@@ -1,0 +1,299 @@
+package kvadapter_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/attunekv/attune/kvadapter"
+)
+
+func TestMemcachedOneOfTwoIsDead(t *testing.T) {
+	_, alive := startMemcached(t)
+	dead := freeAddr(t)
+	b := openMemcached(t, alive+","+dead, "?timeout=5s")
+	servers := []string{alive, dead}
+	here, gone := on(t, servers, 0, 3), on(t, servers, 1, 3)
+
+	start := time.Now()
+	for _, key := range here {
+		mustPut(t, b, key, mrec(1, "v"))
+	}
+	for _, key := range gone {
+		mustFail(t, b.Put(t.Context(), mkey(key), mrec(1, "v")), kvadapter.ErrUnavailable, dead, "connection refused")
+		mustFail(t, b.Delete(t.Context(), mkey(key)), kvadapter.ErrUnavailable, dead)
+		_, err := b.Get(t.Context(), mkey(key), nil)
+		mustFail(t, err, kvadapter.ErrUnavailable, dead)
+	}
+	// Of the living server's keys one was never put: that is no failure.
+	never := on(t, servers, 0, 4)[3]
+	recs, errs := multi(t.Context(), b, gone[0], here[0], gone[1], here[1], never)
+	for i, rec := range recs {
+		switch i {
+		case 0, 2:
+			mustFail(t, errs[i], kvadapter.ErrUnavailable, dead, "connection refused")
+		case 1, 3:
+			if errs[i] != nil || string(rec.Value) != "v" {
+				t.Errorf("%s: got %q, %v", here[i/2], rec.Value, errs[i])
+			}
+		case 4:
+			if !errors.Is(errs[i], kvadapter.ErrNotFound) {
+				t.Errorf("%s: got %q, %v; want a miss", never, rec.Value, errs[i])
+			}
+		}
+	}
+	if d := time.Since(start); d > slack {
+		t.Errorf("a refused connection took %v", d)
+	}
+	if n := mstat(t, b, "server_1_errors"); n != 10 {
+		t.Errorf("%d errors counted, want 10", n)
+	}
+}
+
+func TestMemcachedEachErrorNamesItsServer(t *testing.T) {
+	servers := []string{freeAddr(t), freeAddr(t)}
+	b := openMemcached(t, strings.Join(servers, ","), "?timeout=10s")
+	_, errs := multi(t.Context(), b, on(t, servers, 0, 1)[0], on(t, servers, 1, 1)[0])
+	for i, err := range errs {
+		mustFail(t, err, kvadapter.ErrUnavailable, servers[i])
+	}
+}
+
+// A request that timed out before the server's kernel had all of it never gets
+// there: it was answered with a failure, and newer ones may be acknowledged.
+func TestMemcachedTimedOutPutDoesNotArriveLate(t *testing.T) {
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096)
+		}), err)
+	}}
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	b := openMemcached(t, l.Addr().String(), "?timeout=200ms")
+	// More than the server's kernel takes, less than ours does.
+	const size = 100_000
+	mustFail(t, b.Put(t.Context(), mkey("k"), mrec(1, strings.Repeat("v", size))), kvadapter.ErrUnavailable, "no answer")
+	nc, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+	n, err := io.Copy(io.Discard, nc)
+	if n >= size || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes came after the request had failed, %v", n, err)
+	}
+}
+
+func TestMemcachedComesLate(t *testing.T) {
+	server, addr := startMemcached(t)
+	server.stop()
+	b := openMemcached(t, addr, "?timeout=10s")
+	_, err := b.Get(t.Context(), mkey("k"), nil)
+	mustFail(t, err, kvadapter.ErrUnavailable)
+	server.start(t)
+	mustMiss(t, b, "k")
+	mustPut(t, b, "k", mrec(1, "v"))
+	mustGet(t, b, "k", mrec(1, "v"))
+}
+
+func TestMemcachedUnknownHost(t *testing.T) {
+	b := openMemcached(t, "no-such-host.invalid:11211", "?timeout=300ms")
+	start := time.Now()
+	_, err := b.Get(t.Context(), mkey("k"), nil)
+	mustFail(t, err, kvadapter.ErrUnavailable, "no-such-host.invalid:11211")
+	if d := time.Since(start); d > 300*time.Millisecond+slack {
+		t.Errorf("took %v", d)
+	}
+}
+
+// TestMemcachedRestart leaves many idle connections dead and checks that no call
+// fails for it.
+func TestMemcachedRestart(t *testing.T) {
+	server, addr := startMemcached(t)
+	b := openMemcached(t, addr, "?timeout=10s")
+	mustPut(t, b, "k", mrec(1, "v"))
+	var wg sync.WaitGroup
+	each := func(fn func(i int)) {
+		for i := range 32 {
+			wg.Go(func() { fn(i) })
+		}
+		wg.Wait()
+	}
+	for round := range 3 {
+		// Values this large keep their connections busy side by side.
+		large := strings.Repeat("x", 300<<10)
+		each(func(i int) {
+			if err := b.Put(t.Context(), mkey(fmt.Sprint(i)), mrec(1, large)); err != nil {
+				t.Error(err)
+			}
+		})
+		if n := mstat(t, b, "server_0_dials"); n < 2 {
+			t.Fatalf("%d connections: nothing is tested", n)
+		}
+		server.stop()
+		server.start(t)
+		each(func(i int) {
+			var err error
+			switch (i + round) % 3 {
+			case 0:
+				if _, err = b.Get(t.Context(), mkey("k"), nil); errors.Is(err, kvadapter.ErrNotFound) {
+					err = nil
+				}
+			case 1:
+				err = b.Put(t.Context(), mkey(fmt.Sprint(i)), mrec(2, "v"))
+			case 2:
+				err = b.Delete(t.Context(), mkey("k"))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		mustMiss(t, b, "k")
+	}
+	if n := mstat(t, b, "server_0_retries"); n == 0 {
+		t.Error("no call met a dead connection: nothing is tested")
+	}
+}
+
+func TestMemcachedHung(t *testing.T) {
+	hung, addr := startMemcached(t)
+	_, other := startMemcached(t)
+	const timeout = 500 * time.Millisecond
+	b := openMemcached(t, addr+","+other, "?timeout=500ms")
+	servers := []string{addr, other}
+	stuck, fine := on(t, servers, 0, 1)[0], on(t, servers, 1, 1)[0]
+	mustPut(t, b, stuck, mrec(1, "v"))
+	mustPut(t, b, fine, mrec(1, "v"))
+	hung.hang(t)
+
+	// Calls to the one that hangs all end in time, however many there are.
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			start := time.Now()
+			var err error
+			switch i % 3 {
+			case 0:
+				_, err = b.Get(t.Context(), mkey(stuck), nil)
+			case 1:
+				err = b.Put(t.Context(), mkey(stuck), mrec(2, "v"))
+			case 2:
+				recs, errs := multi(t.Context(), b, stuck, fine)
+				if recs[0].Value != nil || errs[1] != nil || string(recs[1].Value) != "v" {
+					t.Errorf("multi: got %q, %q, %v", recs[0].Value, recs[1].Value, errs[1])
+				}
+				err = errs[0]
+			}
+			if !errors.Is(err, kvadapter.ErrUnavailable) || !strings.Contains(err.Error(), addr) {
+				t.Errorf("got %v", err)
+			}
+			if d := time.Since(start); d > 2*timeout+slack {
+				t.Errorf("took %v", d)
+			}
+		})
+	}
+	// Meanwhile the other one answers as ever.
+	for range 20 {
+		mustGet(t, b, fine, mrec(1, "v"))
+		time.Sleep(timeout / 20)
+	}
+	wg.Wait()
+
+	// By now it is known to hang: of many calls in a row few wait.
+	start := time.Now()
+	for range 100 {
+		_, err := b.Get(t.Context(), mkey(stuck), nil)
+		mustFail(t, err, kvadapter.ErrUnavailable, addr, "500ms")
+	}
+	if d := time.Since(start); d > 2*timeout+slack {
+		t.Errorf("100 calls took %v", d)
+	}
+	if mstat(t, b, "server_0_hung") != 1 || mstat(t, b, "server_1_hung") != 0 {
+		t.Errorf("stats do not tell who hangs: %v", b.(kvadapter.Statter).Stats())
+	}
+
+	hung.resume(t)
+	for end := time.Now().Add(2*timeout + slack); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := b.Get(t.Context(), mkey(stuck), nil); err == nil {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("still fails: %v", err)
+		}
+	}
+	if mstat(t, b, "server_0_hung") != 0 {
+		t.Error("still counts as hung")
+	}
+	mustPut(t, b, stuck, mrec(3, "v"))
+	mustGet(t, b, stuck, mrec(3, "v"))
+}
+
+// TestMemcachedTrickle has a server answer a byte at a time: never silent, never
+// done.
+func TestMemcachedTrickle(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer nc.Close()
+				for {
+					if _, err := io.WriteString(nc, "VALUE k 0 1 1\r\nx\r\n"); err != nil {
+						return
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			})
+		}
+	})
+	b := openMemcached(t, l.Addr().String(), "?timeout=200ms")
+	start := time.Now()
+	_, err = b.Get(t.Context(), mkey("k"), nil)
+	mustFail(t, err, kvadapter.ErrUnavailable, "no answer within 200ms")
+	if d := time.Since(start); d > 200*time.Millisecond+slack {
+		t.Errorf("took %v", d)
+	}
+}
+
+func TestMemcachedAnswersNonsense(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(nc, "ERROR Too many open connections\r\n")
+			nc.(*net.TCPConn).CloseWrite() // the line must not be lost to a reset
+			wg.Go(func() { io.Copy(io.Discard, nc); nc.Close() })
+		}
+	})
+	b := openMemcached(t, l.Addr().String(), "?timeout=10s")
+	_, err = b.Get(t.Context(), mkey("k"), nil)
+	mustFail(t, err, kvadapter.ErrUnavailable, "Too many open connections")
+	mustFail(t, b.Put(t.Context(), mkey("k"), mrec(1, "v")), kvadapter.ErrUnavailable, "Too many open connections")
+	mustFail(t, b.Delete(t.Context(), mkey("k")), kvadapter.ErrUnavailable, "Too many open connections")
+}
