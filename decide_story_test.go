@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // stories are conversations with a memcached: a command, with its data block
@@ -336,34 +337,8 @@ type memcached struct {
 }
 
 func startMemcached(t *testing.T) *memcached {
-	path, err := exec.LookPath("memcached")
-	if err != nil {
-		t.Skip("memcached is not installed")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().(*net.TCPAddr)
-	l.Close()
-	cmd := exec.Command(path, "-l", "127.0.0.1", "-p", strconv.Itoa(addr.Port), "-U", "0", "-u", "nobody", "-m", "8", "-t", "1")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr.String())
-		if err == nil {
-			t.Cleanup(func() { conn.Close() })
-			return &memcached{conn, bufio.NewReader(conn)}
-		}
-		if time.Since(start) > 5*time.Second {
-			t.Fatal(err)
-		}
-	}
+	conn := attunetest.StartMemcached(t, "-m", "8", "-t", "1").Dial()
+	return &memcached{conn, bufio.NewReader(conn)}
 }
 
 func (m *memcached) tell(t *testing.T, line string) string {

@@ -23,9 +23,9 @@ var allowed = map[string][]string{
 	"": {}, // the words: everything may import them, they import nothing
 
 	"protocol":            {""},
-	"kvadapter":           {""},
+	"kvadapter":           {"", "internal/prefetch"},
 	"kvadapter/storetest": {"", "kvadapter"},
-	"replica":             {"", "kvadapter"},
+	"replica":             {"", "kvadapter", "internal/prefetch"},
 	"consistency/gossip":  {"", "kvadapter", "replica"},
 	"consistency":         {"", "replica", "consistency/gossip"},
 	"controller":          {"", "protocol", "consistency", "replica", "kvadapter"},
@@ -35,13 +35,15 @@ var allowed = map[string][]string{
 	"client/internal/memtest": {},
 	"client/shell":            {"client"},
 	"internal/bench":          {},
+	"internal/prefetch":       {},
+	"internal/attunetest":     {}, // for tests only
 
 	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench"},
 }
 
 // standardOnly are the packages that import nothing from outside the module and
 // the standard library.
-var standardOnly = []string{"", "protocol", "client/internal/memtest"}
+var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/attunetest"}
 
 // TestImportsGoDownOnly reads every file that is not a test, for any platform.
 func TestImportsGoDownOnly(t *testing.T) {
@@ -140,7 +142,7 @@ func TestDesignPageDrawsThePackages(t *testing.T) {
 		switch pkg {
 		case "":
 			name = "attune"
-		case "cmd/attune", "internal/bench":
+		case "cmd/attune", "internal/bench", "internal/attunetest":
 			name = pkg
 		case "client/internal/memtest": // a helper of tests
 			continue

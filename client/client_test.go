@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/attunekv/attune/client/internal/memtest"
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -302,7 +303,7 @@ func TestErrorLine(t *testing.T) {
 }
 
 func TestWholeAPIOnMemcached(t *testing.T) {
-	c := open(t, memtest.Memcached(t))
+	c := open(t, attunetest.StartMemcached(t, "-m", "16", "-t", "1").Addr)
 	must(t, c.Ping())
 	must(t, set(c, "k", "1"))
 	must(t, c.Add(&memcache.Item{Key: "k2", Value: []byte("2"), Flags: 7}))
@@ -336,7 +337,7 @@ func TestWholeAPIOnMemcached(t *testing.T) {
 }
 
 func BenchmarkGet(b *testing.B) {
-	addr := memtest.Memcached(b)
+	addr := attunetest.StartMemcached(b, "-m", "16", "-t", "1").Addr
 	for name, get := range map[string]func(string) (*memcache.Item, error){
 		"attune": New(addr).Get, "gomemcache": memcache.New(addr).Get,
 	} {

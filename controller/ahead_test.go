@@ -4,14 +4,16 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // Pipelined reads that are fetched ahead in several rounds, because some count
 // as uses and some do not, each get their own key's value.
 func TestReadsFetchedAheadKeepTheirKeys(t *testing.T) {
-	m := newMemcached(t)
+	m := attunetest.StartMemcached(t)
 	cfg := testConfig()
-	cfg.Backend = "memcached://" + m.addr
+	cfg.Backend = "memcached://" + m.Addr
 	c := dial(t, start(t, cfg))
 	var ask, want strings.Builder
 	for i := range batchSize {

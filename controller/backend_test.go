@@ -4,16 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // startBefore is a node before memcached servers, with short timeouts.
-func startBefore(t *testing.T, servers ...*memcachedServer) *Node {
+func startBefore(t *testing.T, servers ...*attunetest.Memcached) *Node {
 	var addrs []string
 	for _, m := range servers {
-		addrs = append(addrs, m.addr)
+		addrs = append(addrs, m.Addr)
 	}
 	cfg := testConfig()
 	cfg.Backend = "memcached://" + strings.Join(addrs, ",") + "?timeout=200ms"
@@ -49,13 +50,13 @@ func (c *client) works() {
 }
 
 func TestBackendKilledAndRestarted(t *testing.T) {
-	m := newMemcached(t)
+	m := attunetest.StartMemcached(t)
 	n := startBefore(t, m)
 	c, other := dial(t, n), dial(t, n)
 	for _, key := range []string{"a", "b", "n", "gone"} {
 		c.set(key, []byte("10"))
 	}
-	m.kill()
+	m.Kill()
 	c.fails("get a\r\n")
 	c.fails("gets a b a\r\n") // one error for the command, and no END behind it
 	other.works()
@@ -70,7 +71,7 @@ func TestBackendKilledAndRestarted(t *testing.T) {
 		t.Error("backend_errors 0 after errors")
 	}
 
-	m.start()
+	m.Start()
 	// A failed set may or may not have happened; the old value it never is.
 	c.ask("get a\r\n", "END\r\n")
 	// The server lost what it had: misses, not errors.
@@ -82,11 +83,11 @@ func TestBackendKilledAndRestarted(t *testing.T) {
 }
 
 func TestBackendFrozen(t *testing.T) {
-	frozen, fine := newMemcached(t), newMemcached(t)
+	frozen, fine := attunetest.StartMemcached(t), attunetest.StartMemcached(t)
 	n := startBefore(t, frozen, fine)
 	c, other := dial(t, n), dial(t, n)
 	var onFrozen, onFine []string
-	direct := fine.dial()
+	direct := behind(t, fine)
 	for i := range 20 {
 		key := fmt.Sprint("key", i)
 		c.set(key, []byte("old"))
@@ -100,11 +101,11 @@ func TestBackendFrozen(t *testing.T) {
 		t.Fatalf("keys are dealt unevenly: %v, %v", onFrozen, onFine)
 	}
 
-	frozen.signal(syscall.SIGSTOP)
+	frozen.Pause()
 	thawed := false
 	defer func() {
 		if !thawed {
-			frozen.signal(syscall.SIGCONT)
+			frozen.Resume()
 		}
 	}()
 	c.send("set " + onFrozen[0] + " 0 0 3\r\nnew\r\n") // waits; the others do not
@@ -128,9 +129,9 @@ func TestBackendFrozen(t *testing.T) {
 	c.fails("get " + onFine[0] + " " + onFrozen[1] + "\r\n")
 	other.works()
 
-	frozen.signal(syscall.SIGCONT)
+	frozen.Resume()
 	thawed = true
-	eventually(t, "the server is used again", func() bool {
+	attunetest.Eventually(t, "the server is used again", func() bool {
 		c.send("set " + onFrozen[1] + " 0 0 5\r\nagain\r\n")
 		return c.line() == "STORED"
 	})
@@ -145,9 +146,9 @@ func TestBackendFrozen(t *testing.T) {
 }
 
 func TestBackendForgetsAndLies(t *testing.T) {
-	m := newMemcached(t)
+	m := attunetest.StartMemcached(t)
 	n := startBefore(t, m)
-	c, direct := dial(t, n), m.dial()
+	c, direct := dial(t, n), behind(t, m)
 	c.set("k", []byte("first"))
 	record := direct.get("k") // as stored: value and stamp
 	if !bytes.Contains(record, []byte("first")) {
@@ -178,14 +179,14 @@ func TestBackendForgetsAndLies(t *testing.T) {
 // TestBackendDownFromTheStart: a node starts without its store, and finds it
 // when it comes.
 func TestBackendDownFromTheStart(t *testing.T) {
-	m := newMemcached(t)
-	m.kill()
+	m := attunetest.StartMemcached(t)
+	m.Kill()
 	n := startBefore(t, m)
 	c := dial(t, n)
 	c.works()
 	c.fails("set k 0 0 1\r\nx\r\n")
 	c.ask("get k\r\n", "END\r\n")
-	m.start()
+	m.Start()
 	c.set("k", []byte("x"))
 	if got := c.get("k"); string(got) != "x" {
 		t.Errorf("got %q", got)

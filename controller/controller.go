@@ -247,11 +247,13 @@ func (n *Node) admit(c net.Conn) {
 // connAddr is an address as `stats conns` has it.
 func connAddr(a net.Addr) string { return a.Network() + ":" + a.String() }
 
-// route says which shard serves key, and fills in the key's hash. Today there
-// is one; the caller may not assume it.
+// route says which shard serves key, and fills in the key's hash if it was not
+// routed before. Today there is one shard; the caller may not assume it.
 func (n *Node) route(key *attune.Key) *shard {
 	sh := n.shards[0]
-	key.Hash = sh.replica.Hash(key.Text)
+	if key.Hash == (attune.KeyHash{}) {
+		key.Hash = sh.replica.Hash(key.Text)
+	}
 	return sh
 }
 

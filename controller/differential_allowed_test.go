@@ -74,6 +74,8 @@ var differences = []difference{
 		why:   "memcached closes at a packet without the magic byte, and loses the replies to packets that came with it; attune writes them first",
 		match: badPacket,
 		fix: func(m, a []byte) ([]byte, []byte) {
+			// A reply that was lost had a unique, perhaps, and has no number then.
+			m, a = uniqueNumber.ReplaceAll(m, []byte("#")), uniqueNumber.ReplaceAll(a, []byte("#"))
 			return m, sections(m, a, func(m, a []byte) bool { return bytes.HasPrefix(a, bytes.TrimSpace(m)) })
 		},
 	},
@@ -209,6 +211,7 @@ var (
 	oneError       = regexp.MustCompile(`^(((CLIENT|SERVER)_)?ERROR[^\r\n]*\r\n|op \S+ status 0x00(0[1-9]|8.)[^\n]*\n)$`)
 	encodedKey     = regexp.MustCompile(` k[A-Za-z0-9+/]+=* b|ME [A-Za-z0-9+/]+=* `)
 	badFormat      = regexp.MustCompile(`CLIENT_ERROR bad (command line format|data chunk)`)
+	uniqueNumber   = regexp.MustCompile(`#\d+`)
 	negativeTTL    = regexp.MustCompile(` t~429496\d{4}`)
 	fetchedFlag    = regexp.MustCompile(`((?:HD|VA)[^\n]*) h[01]`)
 )

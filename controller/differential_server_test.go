@@ -8,14 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/attunekv/attune/controller"
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // startNode serves an attune of default settings, but for what change says, on
@@ -42,71 +41,11 @@ func startNode(t testing.TB, change func(*controller.Config)) (addr string) {
 	return n.Addrs()[0]
 }
 
-// memcachedBinary is the memcached to compare with: that of the environment
-// variable ATTUNE_TEST_MEMCACHED, or the installed one.
-func memcachedBinary(t testing.TB) string {
-	t.Helper()
-	if path := os.Getenv("ATTUNE_TEST_MEMCACHED"); path != "" {
-		return path
-	}
-	path, err := exec.LookPath("memcached")
-	if err != nil {
-		t.Skip("no memcached: install the package memcached, or name one in ATTUNE_TEST_MEMCACHED")
-	}
-	return path
-}
-
 // startMemcached serves a real memcached on a free loopback port until the test
 // ends.
 func startMemcached(t testing.TB) (addr string) {
 	t.Helper()
-	path := memcachedBinary(t)
-	for range 5 {
-		// Whoever takes the port between these two lines makes memcached exit.
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr = l.Addr().String()
-		l.Close()
-		_, port, _ := net.SplitHostPort(addr)
-		cmd := exec.Command(path, "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody", "-t", "1", "-m", "64")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		exited := make(chan struct{})
-		go func() {
-			cmd.Wait()
-			close(exited)
-		}()
-		if answers(addr, exited) {
-			t.Cleanup(func() {
-				cmd.Process.Kill()
-				<-exited
-			})
-			return addr
-		}
-		cmd.Process.Kill()
-		<-exited
-	}
-	t.Fatalf("%s does not start", path)
-	return ""
-}
-
-// answers waits until a server accepts connections, or has exited.
-func answers(addr string, exited <-chan struct{}) bool {
-	for range 500 {
-		select {
-		case <-exited:
-			return false
-		case <-time.After(10 * time.Millisecond):
-		}
-		if c, err := net.Dial("tcp", addr); err == nil {
-			c.Close()
-			return true
-		}
-	}
-	return false
+	return attunetest.StartMemcached(t, "-t", "1", "-m", "64").Addr
 }
 
 // isOld reports whether a memcached is older than the release whose protocol

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 func TestLargeValues(t *testing.T) {
@@ -213,7 +215,7 @@ func TestIdleTimeout(t *testing.T) {
 		}
 		silent.end()
 		half.end()
-		eventually(t, "only the one in use is left", func() bool { return n.curConns.Load() == 1 })
+		attunetest.Eventually(t, "only the one in use is left", func() bool { return n.curConns.Load() == 1 })
 		c.ask("get none\r\n", "END\r\n")
 	})
 }

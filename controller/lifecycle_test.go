@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 func TestMaxConns(t *testing.T) {
@@ -36,7 +38,7 @@ func TestMaxConns(t *testing.T) {
 			t.Errorf("rejected_connections %s, want 1", got)
 		}
 		held[1].Close()
-		eventually(t, "a place is free", func() bool { return n.curConns.Load() == 2 })
+		attunetest.Eventually(t, "a place is free", func() bool { return n.curConns.Load() == 2 })
 		dial(t, n).ask("mn\r\n", "MN\r\n")
 	})
 }
@@ -161,7 +163,7 @@ func TestCloseAnswersWhatItReceived(t *testing.T) {
 
 		value := pattern(1<<20, 1)
 		busy.send(fmt.Sprintf("set k 0 0 %d\r\n%s", len(value), value[:500_000]))
-		eventually(t, "half of the value arrived", func() bool { return n.totals().n[bytesRead] > 0 })
+		attunetest.Eventually(t, "half of the value arrived", func() bool { return n.totals().n[bytesRead] > 0 })
 		time.Sleep(50 * time.Millisecond)
 		eager.send("set e 0 0 1\r\n1\r\nget e\r\nget k\r\n")
 		closed := make(chan error, 1)
@@ -206,7 +208,7 @@ func TestDrainTimeoutCutsTheRest(t *testing.T) {
 		half.send("set k 0 0 100000\r\nonly this")
 		deaf.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 		deaf.send(strings.Repeat("get big\r\n", 50))
-		eventually(t, "the commands arrived", func() bool { return n.totals().n[bytesWritten] > 0 })
+		attunetest.Eventually(t, "the commands arrived", func() bool { return n.totals().n[bytesWritten] > 0 })
 		time.Sleep(100 * time.Millisecond)
 		began := time.Now()
 		err := n.Close(context.Background())
@@ -304,7 +306,7 @@ func TestIdleConnectionsAreCheap(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			eventually(t, "all are accepted", func() bool { return n.curConns.Load() == int64(conns+1) })
+			attunetest.Eventually(t, "all are accepted", func() bool { return n.curConns.Load() == int64(conns+1) })
 			grown := resident(t) - before
 			t.Logf("%d idle connections: %.1f MiB, both ends", conns, float64(grown)/(1<<20))
 			if bound := int64(100 << 20); !raceEnabled && grown > bound {

@@ -7,20 +7,19 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what should come at once: enough for a
-// busy machine under the race detector.
-const patience = 30 * time.Second
+const patience = attunetest.Patience
 
 // testConfig is a node on ports of its own, without admin.
 func testConfig() Config {
@@ -57,7 +56,7 @@ func eachDriver(t *testing.T, test func(t *testing.T, cfg Config)) {
 	})
 	t.Run("memcached", func(t *testing.T) {
 		cfg := testConfig()
-		cfg.Backend = "memcached://" + newMemcached(t, "-I", "32m", "-m", "256").addr + "?timeout=5s"
+		cfg.Backend = "memcached://" + attunetest.StartMemcached(t, "-I", "32m", "-m", "256").Addr + "?timeout=5s"
 		cfg.OpTimeout = patience
 		test(t, cfg)
 	})
@@ -187,16 +186,6 @@ func pattern(size, seed int) []byte {
 	return b
 }
 
-// eventually waits for cond.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
 // openFiles counts this process's descriptors.
 func openFiles(t testing.TB) int {
 	t.Helper()
@@ -207,72 +196,10 @@ func openFiles(t testing.TB) int {
 	return len(d)
 }
 
-// memcachedServer is a memcached that tests stop, freeze and start again.
-type memcachedServer struct {
-	t    testing.TB
-	addr string
-	args []string
-	cmd  *exec.Cmd
-}
-
-func newMemcached(t testing.TB, args ...string) *memcachedServer {
+// behind speaks to the memcached itself, behind the node's back.
+func behind(t testing.TB, m *attunetest.Memcached) *client {
 	t.Helper()
-	path, err := exec.LookPath("memcached")
-	if err != nil {
-		t.Skip("needs memcached (Debian package memcached):", err)
-	}
-	// A port nobody listens on now; memcached itself takes no port 0.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &memcachedServer{t: t, addr: l.Addr().String()}
-	_, port, _ := net.SplitHostPort(m.addr)
-	l.Close()
-	m.args = append([]string{path, "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody"}, args...)
-	m.start()
-	t.Cleanup(m.kill)
-	return m
-}
-
-func (m *memcachedServer) start() {
-	m.t.Helper()
-	m.cmd = exec.Command(m.args[0], m.args[1:]...)
-	if err := m.cmd.Start(); err != nil {
-		m.t.Fatal(err)
-	}
-	eventually(m.t, "memcached accepts connections", func() bool {
-		c, err := net.Dial("tcp", m.addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-}
-
-func (m *memcachedServer) kill() {
-	if m.cmd != nil {
-		m.cmd.Process.Kill()
-		m.cmd.Wait()
-		m.cmd = nil
-	}
-}
-
-func (m *memcachedServer) signal(s os.Signal) {
-	m.t.Helper()
-	if err := m.cmd.Process.Signal(s); err != nil {
-		m.t.Fatal(err)
-	}
-}
-
-// dial speaks to the memcached itself, behind the node's back.
-func (m *memcachedServer) dial() *client {
-	m.t.Helper()
-	c, err := net.Dial("tcp", m.addr)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	m.t.Cleanup(func() { c.Close() })
+	c := m.Dial()
 	c.SetDeadline(time.Now().Add(patience))
-	return &client{Conn: c, r: bufio.NewReader(c), t: m.t}
+	return &client{Conn: c, r: bufio.NewReader(c), t: t}
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // TestMemoryLimitHolds writes almost five times the limit in values of all sizes,
@@ -75,7 +77,7 @@ func TestMemoryLimitHolds(t *testing.T) {
 	}
 
 	c.ask("flush_all\r\nget hot0\r\n", "OK\r\nEND\r\n")
-	eventually(t, "the flushed memory is taken back", func() bool {
+	attunetest.Eventually(t, "the flushed memory is taken back", func() bool {
 		st := n.replicaStats()
 		return st.Items == 0 && st.UsedBytes < int64(limit)/4
 	})

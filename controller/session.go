@@ -237,6 +237,9 @@ func (s *session) run(ctx context.Context) want {
 	if s.n > 0 {
 		s.now = s.node.now()
 	}
+	if s.next == 0 && s.n > 1 {
+		s.prefetch()
+	}
 	for s.next < s.n {
 		if s.out.size >= highWater {
 			return wantOutput
@@ -272,6 +275,17 @@ func (s *session) run(ctx context.Context) want {
 		clear(s.work.ahead.items) // they pin values
 	}
 	return wantInput
+}
+
+// prefetch asks for the memory that the commands of the batch will touch, so that
+// they do not wait for it one after the other.
+func (s *session) prefetch() {
+	for i := range s.n {
+		r := &s.work.batch[i]
+		if r.Kind == protocol.Op && r.Op.Verb != attune.Flush {
+			s.node.route(&r.Op.Key).replica.Prefetch(r.Op.Key)
+		}
+	}
 }
 
 // isRead reports whether op is answered by the local replica behind a barrier.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attunekv/attune/internal/attunetest"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -273,8 +274,8 @@ func TestMetrics(t *testing.T) {
 		c.ask("set a 0 0 1\r\n1\r\nset a 0 0 1\r\n1\r\nget a a none\r\nincr a 1\r\ndelete a\r\ntouch a 0\r\nflush_all\r\n",
 			"STORED\r\nSTORED\r\nVALUE a 0 1\r\n1\r\nVALUE a 0 1\r\n1\r\nEND\r\n2\r\nDELETED\r\nNOT_FOUND\r\nOK\r\n")
 		// The session tells its counters just after its replies.
-		eventually(t, "the last command is counted", func() bool { return n.totals().n[cmdFlush] == 1 })
-		eventually(t, "its latency too", func() bool {
+		attunetest.Eventually(t, "the last command is counted", func() bool { return n.totals().n[cmdFlush] == 1 })
+		attunetest.Eventually(t, "its latency too", func() bool {
 			return sample(t, metrics(t, n), "attune_command_duration_seconds", "flush").GetHistogram().GetSampleCount() == 1
 		})
 		m := metrics(t, n)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 func TestPipelineIsAnsweredInOrder(t *testing.T) {
@@ -147,7 +149,7 @@ func TestHalfClosedGetsItsReplies(t *testing.T) {
 		c.Conn.(*net.TCPConn).CloseWrite()
 		c.want(reply.String())
 		c.end()
-		eventually(t, "the connection is gone", func() bool { return n.curConns.Load() == 0 })
+		attunetest.Eventually(t, "the connection is gone", func() bool { return n.curConns.Load() == 0 })
 	})
 }
 
@@ -174,8 +176,8 @@ func TestResetInTheMiddleLeavesNothing(t *testing.T) {
 			c.Conn.(*net.TCPConn).SetLinger(0)
 			c.Close()
 		}
-		eventually(t, "the connections are gone", func() bool { return n.curConns.Load() == 1 })
-		eventually(t, "their descriptors are closed", func() bool { return openFiles(t) <= files })
+		attunetest.Eventually(t, "the connections are gone", func() bool { return n.curConns.Load() == 1 })
+		attunetest.Eventually(t, "their descriptors are closed", func() bool { return openFiles(t) <= files })
 		if got := other.get("big"); !bytes.Equal(got, pattern(1<<20, 1)) {
 			t.Error("a value that was never sent whole was stored")
 		}
@@ -188,7 +190,7 @@ func TestEndlessLineIsCutOff(t *testing.T) {
 		c := dial(t, n)
 		c.send("version\r\n" + strings.Repeat("x", 2049))
 		c.want("VERSION " + wireVersion + "\r\n")
-		eventually(t, "the connection is gone", func() bool { return n.curConns.Load() == 0 })
+		attunetest.Eventually(t, "the connection is gone", func() bool { return n.curConns.Load() == 0 })
 	})
 }
 

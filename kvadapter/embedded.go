@@ -3,8 +3,10 @@ package kvadapter
 import (
 	"context"
 	"fmt"
+	"unsafe"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/internal/prefetch"
 )
 
 // maxKey is the longest key the memcache protocol has, in bytes.
@@ -116,6 +118,22 @@ func (s *embedded) delete(key attune.Key) {
 		s.removeLocked(sh, hash, h, prev)
 		s.freeRecordLocked(sh, h)
 	}
+}
+
+// Prefetch implements Memory: the first chunk of key's bucket, as far as a short
+// record reaches.
+func (s *embedded) Prefetch(key attune.Key) {
+	hash := key.Hash[1]
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	if h := *sh.head(sh.bucketLocked(hash)); h != 0 {
+		const line = 64
+		b := s.chunk(h)
+		for at := 0; at < min(len(b), 4*line); at += line {
+			prefetch.Line(unsafe.Pointer(&b[at]))
+		}
+	}
+	sh.mu.Unlock()
 }
 
 // Used implements Memory.

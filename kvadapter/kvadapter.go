@@ -70,6 +70,8 @@ type Memory interface {
 	// Used is the bytes that live records cost, overhead included. The memory
 	// taken from the operating system stays within 8 % of it, plus 2 MiB.
 	Used() int64
+	// Prefetch has the processor fetch what Get or Put of key will touch first.
+	Prefetch(key attune.Key)
 }
 
 // Batcher is a Backend that fetches many records for less than one by one:

@@ -12,12 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/kvadapter"
 )
 
 func TestMemcachedOneOfTwoIsDead(t *testing.T) {
 	_, alive := startMemcached(t)
-	dead := freeAddr(t)
+	dead := attunetest.FreeAddr(t)
 	b := openMemcached(t, alive+","+dead, "?timeout=5s")
 	servers := []string{alive, dead}
 	here, gone := on(t, servers, 0, 3), on(t, servers, 1, 3)
@@ -58,7 +59,7 @@ func TestMemcachedOneOfTwoIsDead(t *testing.T) {
 }
 
 func TestMemcachedEachErrorNamesItsServer(t *testing.T) {
-	servers := []string{freeAddr(t), freeAddr(t)}
+	servers := []string{attunetest.FreeAddr(t), attunetest.FreeAddr(t)}
 	b := openMemcached(t, strings.Join(servers, ","), "?timeout=10s")
 	_, errs := multi(t.Context(), b, on(t, servers, 0, 1)[0], on(t, servers, 1, 1)[0])
 	for i, err := range errs {
@@ -97,11 +98,11 @@ func TestMemcachedTimedOutPutDoesNotArriveLate(t *testing.T) {
 
 func TestMemcachedComesLate(t *testing.T) {
 	server, addr := startMemcached(t)
-	server.stop()
+	server.Kill()
 	b := openMemcached(t, addr, "?timeout=10s")
 	_, err := b.Get(t.Context(), mkey("k"), nil)
 	mustFail(t, err, kvadapter.ErrUnavailable)
-	server.start(t)
+	server.Start()
 	mustMiss(t, b, "k")
 	mustPut(t, b, "k", mrec(1, "v"))
 	mustGet(t, b, "k", mrec(1, "v"))
@@ -141,8 +142,8 @@ func TestMemcachedRestart(t *testing.T) {
 		if n := mstat(t, b, "server_0_dials"); n < 2 {
 			t.Fatalf("%d connections: nothing is tested", n)
 		}
-		server.stop()
-		server.start(t)
+		server.Kill()
+		server.Start()
 		each(func(i int) {
 			var err error
 			switch (i + round) % 3 {
@@ -175,7 +176,7 @@ func TestMemcachedHung(t *testing.T) {
 	stuck, fine := on(t, servers, 0, 1)[0], on(t, servers, 1, 1)[0]
 	mustPut(t, b, stuck, mrec(1, "v"))
 	mustPut(t, b, fine, mrec(1, "v"))
-	hung.hang(t)
+	hung.Pause()
 
 	// Calls to the one that hangs all end in time, however many there are.
 	var wg sync.WaitGroup
@@ -223,7 +224,7 @@ func TestMemcachedHung(t *testing.T) {
 		t.Errorf("stats do not tell who hangs: %v", b.(kvadapter.Statter).Stats())
 	}
 
-	hung.resume(t)
+	hung.Resume()
 	for end := time.Now().Add(2*timeout + slack); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := b.Get(t.Context(), mkey(stuck), nil); err == nil {
 			break

@@ -8,107 +8,47 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // memcachedServer is a server that a test may mistreat: a real memcached where
 // one is installed, else fakeMemcached.
 type memcachedServer interface {
-	start(t testing.TB)  // after stop: the same address, empty
-	stop()               // gone, connections closed
-	hang(t testing.TB)   // accepts and reads nothing any more
-	resume(t testing.TB) // after hang
+	Start()  // after Kill: the same address, empty
+	Kill()   // gone, connections closed
+	Pause()  // accepts and reads nothing any more
+	Resume() // after Pause
 }
 
 // startMemcached starts a server and returns it and its address. It ends with
 // the test.
 func startMemcached(t testing.TB) (memcachedServer, string) {
 	t.Helper()
-	addr := freeAddr(t)
-	var server memcachedServer = &fakeMemcached{addr: addr}
-	if path, err := exec.LookPath("memcached"); err == nil {
-		_, port, _ := net.SplitHostPort(addr)
-		server = &realMemcached{path: path, network: "tcp", addr: addr, args: []string{"-l", "127.0.0.1", "-p", port, "-U", "0"}}
+	if _, err := attunetest.FindMemcached(); err == nil {
+		m := attunetest.StartMemcached(t)
+		return m, m.Addr
 	}
-	server.start(t)
-	t.Cleanup(server.stop)
-	return server, addr
+	f := startFake(t)
+	return f, f.addr
 }
 
-// freeAddr returns a loopback address that nobody listens on.
-func freeAddr(t testing.TB) string {
+func startFake(t testing.TB) *fakeMemcached {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-type realMemcached struct {
-	path, network, addr string
-	args                []string
-	cmd                 *exec.Cmd // nil when stopped
-}
-
-func (r *realMemcached) start(t testing.TB) {
-	t.Helper()
-	args := r.args
-	if os.Getuid() == 0 {
-		args = append([]string{"-u", "root"}, args...) // memcached wants it said
-	}
-	r.cmd = exec.Command(r.path, args...)
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if nc, err := net.Dial(r.network, r.addr); err == nil {
-			nc.Close()
-			return
-		}
-	}
-	r.stop()
-	t.Fatalf("memcached does not listen on %s", r.addr)
-}
-
-func (r *realMemcached) stop() {
-	if r.cmd == nil {
-		return
-	}
-	_ = r.cmd.Process.Kill() // Wait tells if it was gone already
-	_ = r.cmd.Wait()
-	r.cmd = nil
-}
-
-// hang returns once every thread has stopped: the signal alone leaves them time
-// for an answer or two.
-func (r *realMemcached) hang(t testing.TB) {
-	t.Helper()
-	r.signal(t, syscall.SIGSTOP)
-	var status syscall.WaitStatus
-	if _, err := syscall.Wait4(r.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
-		t.Fatalf("memcached does not stop: %v, %v", status, err)
-	}
-}
-
-func (r *realMemcached) resume(t testing.TB) { r.signal(t, syscall.SIGCONT) }
-
-func (r *realMemcached) signal(t testing.TB, sig os.Signal) {
-	t.Helper()
-	if err := r.cmd.Process.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
+	f := &fakeMemcached{t: t, addr: attunetest.FreeAddr(t)}
+	f.Start()
+	t.Cleanup(f.Kill)
+	return f
 }
 
 // fakeMemcached knows gets, set and delete, as far as the adapter does.
 type fakeMemcached struct {
+	t    testing.TB
 	addr string
 
 	hanging sync.RWMutex // held for writing while the server hangs
@@ -122,11 +62,11 @@ type fakeMemcached struct {
 	items map[string][]byte
 }
 
-func (f *fakeMemcached) start(t testing.TB) {
-	t.Helper()
+func (f *fakeMemcached) Start() {
+	f.t.Helper()
 	l, err := net.Listen("tcp", f.addr)
 	if err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	f.listener, f.conns, f.items = l, make(map[net.Conn]bool), make(map[string][]byte)
 	f.sessions.Go(f.accept)
@@ -145,7 +85,7 @@ func (f *fakeMemcached) accept() {
 	}
 }
 
-func (f *fakeMemcached) stop() {
+func (f *fakeMemcached) Kill() {
 	if f.listener == nil {
 		return
 	}
@@ -163,8 +103,8 @@ func (f *fakeMemcached) stop() {
 	f.listener = nil
 }
 
-func (f *fakeMemcached) hang(testing.TB)   { f.hanging.Lock(); f.hung = true }
-func (f *fakeMemcached) resume(testing.TB) { f.hung = false; f.hanging.Unlock() }
+func (f *fakeMemcached) Pause()  { f.hanging.Lock(); f.hung = true }
+func (f *fakeMemcached) Resume() { f.hung = false; f.hanging.Unlock() }
 
 func (f *fakeMemcached) serve(nc net.Conn) {
 	defer nc.Close()
@@ -225,9 +165,7 @@ func (f *fakeMemcached) answer(words []string, block []byte) []byte {
 
 // TestFakeMemcached keeps the fake honest where the real one runs in its place.
 func TestFakeMemcached(t *testing.T) {
-	f := &fakeMemcached{addr: freeAddr(t)}
-	f.start(t)
-	t.Cleanup(f.stop)
+	f := startFake(t)
 	nc, err := net.Dial("tcp", f.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +186,7 @@ func TestFakeMemcached(t *testing.T) {
 	ask("gets a b\r\n", "VALUE a 0 3 1\r\nabc\r\nEND\r\n")
 	ask("delete a\r\n", "DELETED\r\n")
 	ask("delete a\r\n", "NOT_FOUND\r\n")
-	f.hang(t)
+	f.Pause()
 	if _, err := io.WriteString(nc, "gets a\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -256,6 +194,6 @@ func TestFakeMemcached(t *testing.T) {
 	if _, err := nc.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("hanging, it answers: %v", err)
 	}
-	f.resume(t)
+	f.Resume()
 	ask("", "END\r\n")
 }

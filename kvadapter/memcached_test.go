@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/kvadapter/storetest"
 )
@@ -34,8 +33,11 @@ func openMemcached(t testing.TB, servers, query string) kvadapter.Backend {
 		t.Fatal(err)
 	}
 	if t, ok := t.(*testing.T); ok {
-		const fake = "github.com/attunekv/attune/kvadapter_test.(*fakeMemcached)." // waits for its own
-		ignore := []goleak.Option{goleak.IgnoreCurrent(), goleak.IgnoreAnyFunction(fake + "accept"), goleak.IgnoreAnyFunction(fake + "serve")}
+		const fake, own = "github.com/attunekv/attune/kvadapter_test.(*fakeMemcached).", "github.com/attunekv/attune/internal/attunetest.(*Memcached)."
+		ignore := []goleak.Option{goleak.IgnoreCurrent()}
+		for _, f := range []string{fake + "accept", fake + "serve", own + "start.func1"} { // servers started again wait for their own
+			ignore = append(ignore, goleak.IgnoreAnyFunction(f))
+		}
 		t.Cleanup(func() { goleak.VerifyNone(t, ignore...) })
 	}
 	t.Cleanup(func() {
@@ -341,16 +343,9 @@ func TestMemcachedLargeValues(t *testing.T) {
 }
 
 func TestMemcachedFull(t *testing.T) {
-	path, err := exec.LookPath("memcached")
-	if err != nil {
-		t.Skip("needs a real memcached")
-	}
-	addr := freeAddr(t)
-	_, port, _ := net.SplitHostPort(addr)
-	server := &realMemcached{path: path, network: "tcp", addr: addr, args: []string{"-l", "127.0.0.1", "-p", port, "-U", "0", "-M", "-m", "2"}}
-	server.start(t)
-	t.Cleanup(server.stop)
+	addr := attunetest.StartMemcached(t, "-M", "-m", "2").Addr
 	b := openMemcached(t, addr, "?timeout=5s")
+	var err error
 	for i := range 1000 {
 		if err = b.Put(t.Context(), mkey(fmt.Sprint(i)), mrec(1, strings.Repeat("x", 100<<10))); err != nil {
 			break
@@ -360,17 +355,9 @@ func TestMemcachedFull(t *testing.T) {
 }
 
 func TestMemcachedUnixSocket(t *testing.T) {
-	path, err := exec.LookPath("memcached")
-	if err != nil {
-		t.Skip("needs a real memcached")
-	}
 	var socks []string
 	for _, name := range []string{"a.sock", "b.sock"} {
-		sock := filepath.Join(t.TempDir(), name)
-		server := &realMemcached{path: path, network: "unix", addr: sock, args: []string{"-s", sock}}
-		server.start(t)
-		t.Cleanup(server.stop)
-		socks = append(socks, sock)
+		socks = append(socks, attunetest.StartMemcached(t, "-s", filepath.Join(t.TempDir(), name)).Addr)
 	}
 	b := openMemcached(t, strings.Join(socks, ","), "?timeout=10s")
 	for i := range 20 {
@@ -404,7 +391,7 @@ func TestMemcachedContext(t *testing.T) {
 
 	// The only connection is taken by a call that hangs; the next call waits for
 	// it, no longer than its context.
-	server.hang(t)
+	server.Pause()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if _, err := b.Get(t.Context(), mkey("k"), nil); !errors.Is(err, kvadapter.ErrUnavailable) {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -51,35 +50,6 @@ func (b *binConn) exchange(packet []byte) (requests []string, replies []byte, cl
 		}
 		replies = append(append(replies, reply...), body...)
 	}
-}
-
-// startMemcached runs a memcached until the test ends.
-func startMemcached(t *testing.T, path string) (addr string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr = l.Addr().String()
-	_, port, _ := net.SplitHostPort(addr)
-	l.Close()
-	cmd := exec.Command(path, "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody", "-t", "1")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	for range 100 {
-		if c, err := net.Dial("tcp", addr); err == nil {
-			c.Close()
-			return addr
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Fatal("memcached does not listen")
-	return ""
 }
 
 func binStories(t *testing.T) []string {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/protocol"
 )
 
@@ -62,24 +63,15 @@ func TestBinaryStoriesSplit(t *testing.T) {
 // TestBinaryStoriesAgainstMemcached tells the stories to a real memcached and
 // expects the same replies.
 func TestBinaryStoriesAgainstMemcached(t *testing.T) {
-	path, err := exec.LookPath("memcached")
-	if err != nil {
-		t.Skip("memcached is not installed: apt-get install memcached")
-	}
 	for _, file := range binStories(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			addr := startMemcached(t, path)
+			m := attunetest.StartMemcached(t, "-t", "1")
 			text, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
 			got := binTell(t, string(text), true, func() binPeer {
-				c, err := net.Dial("tcp", addr)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { c.Close() })
-				return &binConn{t: t, c: c}
+				return &binConn{t: t, c: m.Dial()}
 			})
 			binCompare(t, binCommon(string(text)), binCommon(got))
 		})

@@ -89,6 +89,8 @@ func (m *memory) Put(ctx context.Context, key attune.Key, rec kvadapter.Record) 
 	return m.store.Put(ctx, key, rec)
 }
 
+func (m *memory) Prefetch(attune.Key) {}
+
 func (m *memory) Used() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()

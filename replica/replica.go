@@ -11,6 +11,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/internal/prefetch"
 	"github.com/attunekv/attune/kvadapter"
 )
 
@@ -220,6 +221,20 @@ func (r *Replica) recheck(key attune.Key, was attune.Version, rec kvadapter.Reco
 	}
 	it.Value = s.value(&it, buf, key.Hash)
 	return it, nil
+}
+
+// Prefetch has the processor fetch what a lookup of key will touch first. It is
+// worth its locks when other lookups come in between.
+func (r *Replica) Prefetch(key attune.Key) {
+	s := r.segment(key.Hash)
+	s.mu.Lock()
+	if link := s.heads[s.bucket(key.Hash)]; link != 0 {
+		prefetch.Line(unsafe.Pointer(s.at(link - 1)))
+	}
+	s.mu.Unlock()
+	if r.memory != nil {
+		r.memory.Prefetch(key)
+	}
 }
 
 // GetMulti is Get for many keys, in one round trip if the backend can: items[i]

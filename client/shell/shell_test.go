@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/attunekv/attune/client/internal/memtest"
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // TestMain is also the shell itself, for the tests that give it a terminal.
@@ -60,7 +61,7 @@ func story(t *testing.T, server string, steps []step) {
 }
 
 func TestCommandsAndExitCodes(t *testing.T) {
-	server := memtest.Memcached(t)
+	server := attunetest.StartMemcached(t, "-m", "16", "-t", "1").Addr
 	file := filepath.Join(t.TempDir(), "value")
 	if err := os.WriteFile(file, []byte("from file"), 0o600); err != nil {
 		t.Fatal(err)
@@ -261,7 +262,7 @@ get a
 }
 
 func TestScriptMeta(t *testing.T) {
-	server := memtest.Memcached(t)
+	server := attunetest.StartMemcached(t, "-m", "16", "-t", "1").Addr
 	script := `ms k 3 T0 -- "a\tb"
 ms k T0 -- "a\tb"
 `

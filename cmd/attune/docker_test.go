@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // docker runs a docker command and returns what it printed.
@@ -59,7 +61,7 @@ func TestImage(t *testing.T) {
 	}
 	id := docker(t, "run", "-d", "--read-only", "--cap-drop", "ALL", "-p", "127.0.0.1::8000", image)
 	t.Cleanup(func() { docker(t, "rm", "-f", id) })
-	eventually(t, "the health check", func() bool {
+	attunetest.Eventually(t, "the health check", func() bool {
 		state := docker(t, "inspect", "-f", "{{.State.Status}} {{.State.Health.Status}}", id)
 		if state == "running unhealthy" || strings.HasPrefix(state, "exited") {
 			t.Fatalf("the container is %s:\n%s\n%s", state, docker(t, "inspect", "-f", "{{json .State}}", id), docker(t, "logs", id))

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/internal/bench"
 )
 
@@ -253,7 +254,7 @@ func TestAdmin(t *testing.T) {
 	c.send("mn\r\nset half 0 0 1\r\n")
 	c.expect("MN\r\n")
 	p.signal(t, syscall.SIGTERM)
-	eventually(t, "not ready", func() bool {
+	attunetest.Eventually(t, "not ready", func() bool {
 		status, body := request("GET", "/readyz", "")
 		return status == 503 && body == "draining\n"
 	})
@@ -324,7 +325,7 @@ func TestCLIOneShot(t *testing.T) {
 				c.args, code, out, errs, c.code, c.out, c.errs)
 		}
 	}
-	if _, errs, code := run(t, "", "cli", "--server", freeAddr(t), "get", "a"); code != 3 || !strings.Contains(errs, "refused") {
+	if _, errs, code := run(t, "", "cli", "--server", attunetest.FreeAddr(t), "get", "a"); code != 3 || !strings.Contains(errs, "refused") {
 		t.Errorf("without a server: exit %d with %s", code, errs)
 	}
 	if _, _, code := run(t, "", "cli", "--timeout", "0s", "version"); code != 2 {
@@ -349,7 +350,7 @@ func TestBenchReportsAShortRun(t *testing.T) {
 	if runtime.GOOS == "linux" && total.ServerCPU == nil {
 		t.Error("no processor time of the server, although its process is known")
 	}
-	if _, errs, code := run(t, "", "bench", "--server", freeAddr(t), "--ops", "1"); code == 0 || !strings.Contains(errs, "refused") {
+	if _, errs, code := run(t, "", "bench", "--server", attunetest.FreeAddr(t), "--ops", "1"); code == 0 || !strings.Contains(errs, "refused") {
 		t.Errorf("without a server: exit %d with %s", code, errs)
 	}
 	if _, errs, code := run(t, "", "bench", "--server", p.addr, "--output", "xml"); code != 2 || !strings.Contains(errs, "must be one of") {

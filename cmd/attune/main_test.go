@@ -16,12 +16,14 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // attune is the binary under test, static as it is shipped. TestMain builds it.
 var attune string
 
-const patience = 30 * time.Second // for what takes milliseconds on an idle machine
+const patience = attunetest.Patience
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -189,26 +191,5 @@ func (w *wire) expect(want string) {
 	n, err := io.ReadFull(w, got)
 	if err != nil || string(got) != want {
 		w.t.Fatalf("have %q (%v), want %q", got[:n], err, want)
-	}
-}
-
-// freeAddr is an address that was free a moment ago.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// eventually waits until ok holds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, patience)
-		}
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // clone copies what startup.sh needs of the tree into a directory of its own.
@@ -44,7 +46,7 @@ func clone(t *testing.T) string {
 			return os.MkdirAll(filepath.Join(dir, rel), 0o755)
 		}
 		if strings.HasSuffix(name, "_test.go") ||
-			!strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, ".sh") && name != "go.mod" && name != "go.sum" && name != "config.ini" {
+			!strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, ".s") && !strings.HasSuffix(name, ".sh") && name != "go.mod" && name != "go.sum" && name != "config.ini" {
 			return nil
 		}
 		raw, err := os.ReadFile(path)
@@ -105,7 +107,7 @@ func closed(addr string) bool {
 }
 
 func TestStartupAndStop(t *testing.T) {
-	dir, addr, admin := clone(t), freeAddr(t), freeAddr(t)
+	dir, addr, admin := clone(t), attunetest.FreeAddr(t), attunetest.FreeAddr(t)
 	environ := []string{"LISTEN=" + addr, "ADMIN=" + admin}
 	out := started(t, dir, environ...)
 
@@ -147,7 +149,7 @@ func TestStartupAndStop(t *testing.T) {
 // What is set in config.ini or the environment is where startup.sh looks for
 // the controller, too.
 func TestStartupGoesByConfig(t *testing.T) {
-	dir, addr := clone(t), freeAddr(t)
+	dir, addr := clone(t), attunetest.FreeAddr(t)
 	config := filepath.Join(dir, "config.ini")
 	if err := os.WriteFile(config, []byte("listen = "+addr+"\nadmin = off\nname = nine\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -199,7 +201,7 @@ func TestStartupWithMemcached(t *testing.T) {
 			t.Skip("somebody listens on " + s)
 		}
 	}
-	dir, addr := clone(t), freeAddr(t)
+	dir, addr := clone(t), attunetest.FreeAddr(t)
 	// No Docker: this is about local processes, whatever the machine has.
 	bin := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bin, "docker"), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {

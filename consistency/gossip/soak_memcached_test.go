@@ -3,80 +3,27 @@ package gossip
 import (
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"os"
-	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/kvadapter"
 )
 
-// server is a real memcached that a test may mistreat.
-type server struct {
-	t    testing.TB
-	addr string
-	cmd  *exec.Cmd
-}
-
-// startServer starts a memcached, which ends with the test.
-func startServer(t testing.TB) *server {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, addr: l.Addr().String()}
-	l.Close()
-	s.start()
-	t.Cleanup(s.stop)
-	return s
-}
-
-func (s *server) start() {
-	_, port, _ := net.SplitHostPort(s.addr)
-	args := []string{"-l", "127.0.0.1", "-p", port, "-U", "0"}
-	if os.Getuid() == 0 {
-		args = append(args, "-u", "root") // memcached wants it said
-	}
-	s.cmd = exec.Command("memcached", args...)
-	if err := s.cmd.Start(); err != nil {
-		s.t.Error(err)
-		return
-	}
-	for range 2000 {
-		if nc, err := net.Dial("tcp", s.addr); err == nil {
-			nc.Close()
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	s.t.Errorf("memcached does not listen on %s", s.addr)
-}
-
-func (s *server) stop() {
-	_ = s.cmd.Process.Kill() // Wait tells if it was gone already
-	_ = s.cmd.Wait()
-}
-
 // overServers opens a node in front of n memcached servers.
-func overServers(t *testing.T, n int, query string) (*node, []*server) {
-	if _, err := exec.LookPath("memcached"); err != nil {
-		t.Skip("memcached is not installed")
-	}
+func overServers(t *testing.T, n int, query string) (*node, []*attunetest.Memcached) {
 	spec := "memcached://"
-	servers := make([]*server, n)
+	servers := make([]*attunetest.Memcached, n)
 	for i := range servers {
-		servers[i] = startServer(t)
+		servers[i] = attunetest.StartMemcached(t)
 		if i > 0 {
 			spec += ","
 		}
-		spec += servers[i].addr
+		spec += servers[i].Addr
 	}
 	b, err := kvadapter.Open(spec + query)
 	if err != nil {
@@ -109,14 +56,14 @@ func TestSoakMemcachedWithFaults(t *testing.T) {
 			server := servers[rand.N(len(servers))]
 			switch rand.N(2) {
 			case 0:
-				server.stop()
+				server.Kill()
 				time.Sleep(rand.N(30 * time.Millisecond))
-				server.start()
+				server.Start()
 			case 1:
 				// What clients send meanwhile is read when it goes on, given up or not.
-				_ = server.cmd.Process.Signal(syscall.SIGSTOP)
+				server.Pause()
 				time.Sleep(rand.N(100 * time.Millisecond))
-				_ = server.cmd.Process.Signal(syscall.SIGCONT)
+				server.Resume()
 			}
 			time.Sleep(rand.N(100 * time.Millisecond))
 		}
@@ -145,11 +92,11 @@ func TestSoakMemcachedWithFaults(t *testing.T) {
 
 // meddle is somebody else with access to the servers, who does to the items of
 // the soak what one would rather not see.
-func (s *soak) meddle(servers []*server, end time.Time) {
+func (s *soak) meddle(servers []*attunetest.Memcached, end time.Time) {
 	var old *memcache.Item
 	for time.Now().Before(end) {
 		time.Sleep(rand.N(2 * time.Millisecond))
-		c := memcache.New(servers[rand.N(len(servers))].addr)
+		c := memcache.New(servers[rand.N(len(servers))].Addr)
 		c.Timeout = 20 * time.Millisecond
 		key := s.text(rand.N(soakKeys))
 		// Errors are the servers': they are being mistreated.

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 // run fails the test on an error.
@@ -404,26 +405,8 @@ func TestServerCPU(t *testing.T) {
 
 // A real memcached, with what it alone can show: that its words are ours.
 func TestMemcached(t *testing.T) {
-	path, err := exec.LookPath("memcached")
-	if err != nil {
-		t.Skip("memcached is not installed")
-	}
 	socket := filepath.Join(t.TempDir(), "mc")
-	cmd := exec.Command(path, "-s", socket, "-u", "root") // -u counts for root only, who must say it
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	}()
-	for range 100 {
-		if c, err := net.Dial("unix", socket); err == nil {
-			c.Close()
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	attunetest.StartMemcached(t, "-s", socket)
 	for name, d := range drivers {
 		for _, protocol := range []string{"text", "meta", "binary"} {
 			t.Run(name+"/"+protocol, func(t *testing.T) {

@@ -1,6 +1,6 @@
 // Package memtest gives the tests of client and shell something to talk to: a
-// real memcached where one is installed, and a small server of its own that can
-// be stopped, restarted on the same address, and made to misbehave.
+// small server that can be stopped, restarted on the same address, and made to
+// misbehave.
 package memtest
 
 import (
@@ -8,48 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
-
-// Memcached starts a memcached for the duration of a test and returns its
-// address, or skips the test if none is installed.
-func Memcached(t testing.TB) string {
-	t.Helper()
-	path, err := exec.LookPath("memcached")
-	if err != nil {
-		t.Skip("memcached is not installed (Debian: apt-get install memcached)")
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	_, port, _ := net.SplitHostPort(addr)
-	ln.Close()
-	cmd := exec.Command(path, "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody", "-m", "16", "-t", "1")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		nc, err := net.Dial("tcp", addr)
-		if err == nil {
-			nc.Close()
-			return addr
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-}
 
 // Fake is a memcache server that knows gets, set, incr, version and stats, and
 // does what a test tells it otherwise.

@@ -1,0 +1,34 @@
+package attunetest
+
+import (
+	"net"
+	"testing"
+	"time"
+)
+
+// Patience is how long a test waits for what should come at once: enough for a
+// busy machine under the race detector.
+const Patience = 30 * time.Second
+
+// Eventually waits until cond holds, and fails the test if it does not within
+// [Patience]. What names the condition in the failure.
+func Eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(Patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", Patience, what)
+		}
+	}
+}
+
+// FreeAddr returns a loopback address that nobody listens on. Somebody may take
+// it before the caller does.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

@@ -1,0 +1,125 @@
+//go:build unix
+
+package attunetest
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+func ask(t *testing.T, c net.Conn, request, want string) {
+	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(Patience))
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(c, got); err != nil || string(got) != want {
+		t.Fatalf("%q: got %q, %v; want %q", request, got[:n], err, want)
+	}
+}
+
+func TestMemcachedMistreated(t *testing.T) {
+	for name, args := range map[string][]string{"tcp": nil, "unix": {"-s", filepath.Join(t.TempDir(), "s")}} {
+		t.Run(name, func(t *testing.T) {
+			m := StartMemcached(t, args...)
+			addr, c := m.Addr, m.Dial()
+			ask(t, c, "set k 0 0 1\r\nv\r\n", "STORED\r\n")
+
+			m.Pause()
+			if _, err := io.WriteString(c, "get k\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetDeadline(time.Now().Add(50 * time.Millisecond))
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("paused, it answers: %v", err)
+			}
+			m.Resume()
+			ask(t, c, "", "VALUE k 0 1\r\nv\r\nEND\r\n")
+
+			m.Pause()
+			m.Kill()
+			m.Kill() // once is enough
+			if c, err := net.Dial(m.network(), addr); err == nil {
+				c.Close()
+				t.Fatal("killed, it accepts a connection")
+			}
+			m.Start()
+			if m.Addr != addr {
+				t.Errorf("at %s, then at %s", addr, m.Addr)
+			}
+			ask(t, m.Dial(), "get k\r\n", "END\r\n")
+		})
+	}
+}
+
+// Another memcached at the address is not taken for the one started.
+func TestMemcachedAddressTaken(t *testing.T) {
+	other := StartMemcached(t)
+	m := &Memcached{t: t, path: other.path, args: other.args, Addr: other.Addr}
+	if err := m.start(); err == nil || m.cmd != nil {
+		t.Errorf("two at %s: %v", m.Addr, err)
+		m.Kill()
+	}
+}
+
+// A test that is killed leaves no memcached behind. The test killed is this one,
+// run by itself.
+func TestMemcachedDiesWithTheTest(t *testing.T) {
+	const child = "ATTUNETEST_CHILD"
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells a process of its parent's death")
+	}
+	if os.Getenv(child) != "" {
+		os.Stdout.WriteString("at " + StartMemcached(t).Addr + "\n")
+		time.Sleep(Patience)
+		return
+	}
+	if _, err := FindMemcached(); err != nil {
+		t.Skip(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), child+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // killed
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "at ")
+	if !ok {
+		t.Fatalf("it says %q, %v", line, err)
+	}
+	Eventually(t, "the memcached is gone", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+}
+
+func TestMemcachedNotInstalled(t *testing.T) {
+	t.Setenv("ATTUNE_TEST_MEMCACHED", filepath.Join(t.TempDir(), "none"))
+	t.Run("skips", func(t *testing.T) {
+		defer func() {
+			if !t.Skipped() {
+				t.Error("the test goes on")
+			}
+		}()
+		StartMemcached(t)
+	})
+}
