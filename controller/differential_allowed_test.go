@@ -71,7 +71,7 @@ var differences = []difference{
 	},
 	{
 		name:  "replies before a bad packet",
-		why:   "memcached closes at a packet without the magic byte, and loses the replies to packets that came with it; attune writes them first",
+		why:   "memcached closes at a packet without the magic byte or with lengths that do not fit its command, and loses the replies to packets that came with it; attune writes them first",
 		match: badPacket,
 		fix: func(m, a []byte) ([]byte, []byte) {
 			// A reply that was lost had a unique, perhaps, and has no number then.
@@ -102,9 +102,9 @@ var differences = []difference{
 	},
 	{
 		name:  "younger flags of meta",
-		why:   "1.6.18 does not know E, md x, mg C and ms N, and reads a few others otherwise",
+		why:   "1.6.18 does not know E, md x, mg C and ms N, refuses an M without a letter where it means nothing, and reads a few others otherwise",
 		old:   true,
-		match: pattern(`(?m)^(m[gsda] .* [EbNCxFDJRk]|m[a-z] [^ \n]{251}|m[gsda] .*(\x{fffd}|\d{20})|m[a-z]\r?$|m[a-z] [^ ]*\r?$|ms .* (O|-))`),
+		match: pattern(`(?m)^(m[gsda] .* ([EbNCxFDJRk]|M[ \r])|m[a-z] [^ \n]{251}|m[gsda] .*(\x{fffd}|\d{20})|m[a-z]\r?$|m[a-z] [^ ]*\r?$|ms .* (O|-))`),
 	},
 	{
 		name:  "blanks",
@@ -309,9 +309,31 @@ func packetWhere(is func(header) bool) func([]byte) int {
 	}
 }
 
-// badPacket matches what is no packet after one that is.
+// wrongLengths reports whether a packet has other parts than its command.
+func wrongLengths(h header) bool {
+	extras := 0
+	switch h.opcode {
+	case 0x01, 0x02, 0x03, 0x11, 0x12, 0x13: // set, add, replace
+		extras = 8
+	case 0x05, 0x06, 0x15, 0x16: // incr, decr
+		extras = 20
+	case 0x1c, 0x1d, 0x1e, 0x23, 0x24: // touch, gat
+		extras = 4
+	case 0x00, 0x04, 0x09, 0x0c, 0x0d, 0x0e, 0x0f, 0x14, 0x19, 0x1a: // get, delete, append, prepend
+	case 0x08, 0x18: // flush
+		return h.key > 0 || h.extras != h.body || h.extras != 0 && h.extras != 4
+	case 0x07, 0x0a, 0x0b, 0x17: // quit, noop, version
+		return h.body > 0
+	default:
+		return false
+	}
+	return h.extras != extras || h.key == 0
+}
+
+// badPacket matches what is no packet, or has the wrong parts, after one that is
+// right.
 func badPacket(stream []byte) int {
-	at := packets(stream, func(h header) bool { return h.key+h.extras <= h.body })
+	at := packets(stream, func(h header) bool { return h.key+h.extras <= h.body && !wrongLengths(h) })
 	if at > 0 && at < len(stream) {
 		return at
 	}
