@@ -123,6 +123,32 @@ var differences = []difference{
 		match: pattern(`(?m)^((set|add|replace|append|prepend|cas) +[^ \n]+ +|m[gsda] .* F)(-0|\d{11,}|[5-9]\d{9}|4[3-9]\d{8}|429496729[6-9]|42949673\d\d)`),
 	},
 	{
+		name:  "number with nothing in it",
+		why:   "memcached takes a lone minus or a control character for the number 0 in some places; attune wants a number",
+		match: pattern(`(?m)^[a-z_ ]+.* (-|[\x00\t\v\f\r])[ \r]`),
+	},
+	{
+		name:  "blank before flush_all",
+		why:   "memcached refuses a command with a blank before it, but for those that are not among its usual ones; attune refuses all",
+		match: pattern(`(?m)^ +(flush_all|verbosity|cache_memlimit|slabs|lru)`),
+	},
+	{
+		name:  "parts of an unknown packet",
+		why:   "memcached skips the key and extras of a packet with an unknown opcode twice, and loses its place in the stream; attune skips them once",
+		match: packetWhere(func(h header) bool { return h.opcode >= 0x25 && h.body > 0 }),
+	},
+	{
+		name: "flush in the distant past",
+		why:  "memcached flushes nothing when the moment named is before it started; attune flushes, as for a negative one",
+		match: func(stream []byte) int {
+			at := packetWhere(func(h header) bool { return (h.opcode == 0x08 || h.opcode == 0x18) && h.extras == 4 })(stream)
+			if at >= 0 && len(stream) >= at+28 && binary.BigEndian.Uint32(stream[at+24:]) > 60*60*24*30 {
+				return at
+			}
+			return -1
+		},
+	},
+	{
 		name:  "number with more in it",
 		why:   "to memcached a number ends at a tab, CR or NUL, whatever follows; attune wants a number",
 		match: pattern(`\d[\x00\t\v\f\r][^\n]`),
