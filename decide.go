@@ -50,10 +50,6 @@ func (op *Op) NeedsValue() bool {
 // Change then has [AnyVersion] as Prior, and nobody needs to look the item up.
 func (op *Op) Blind() bool { return op.Verb == Set && !op.Mode.Has(IfCAS) }
 
-// ReadOnly reports whether op can never change anything. A Get that is not
-// ReadOnly changes something only now and then: its Change may be None.
-func (op *Op) ReadOnly() bool { return op.Verb == Get && op.Mode&(Retime|Vivify|Lease) == 0 }
-
 // Decide says what op does to its key, and what the client is told, given the
 // item cur at the moment now (unix milliseconds). It is a pure function: it
 // modifies nothing it is given but buf, and reads no clock.

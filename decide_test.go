@@ -81,21 +81,6 @@ func TestDecideNeverShowsNil(t *testing.T) {
 	}
 }
 
-// TestReadOnly: the others may change an item.
-func TestReadOnly(t *testing.T) {
-	for mode, want := range map[Mode]bool{
-		0: true, WantValue | NoBump | IfMatch: true,
-		Lease: false, Retime: false, Vivify: false,
-	} {
-		if got := (&Op{Verb: Get, Mode: mode}).ReadOnly(); got != want {
-			t.Errorf("mode %b is read only: %v", mode, got)
-		}
-	}
-	if (&Op{Verb: Touch}).ReadOnly() {
-		t.Error("a touch changes the item")
-	}
-}
-
 // TestDecideBuildsInBuffer: a value that must be built is built where the caller
 // says if there is room, and the item's own bytes stay as they are.
 func TestDecideBuildsInBuffer(t *testing.T) {
