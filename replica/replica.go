@@ -60,7 +60,6 @@ type Replica struct {
 	floor atomic.Uint64 // an entry whose version is not above it is dead
 	index atomic.Int64  // bytes the index takes
 	items atomic.Int64
-	hand  atomic.Uint32 // the segment Victim looks at next
 
 	sweep struct {
 		sync.Mutex
