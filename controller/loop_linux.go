@@ -47,7 +47,7 @@ type loopConn struct {
 	onClose func()
 }
 
-// newLoops starts a loop per core. With an error it returns those that it had
+// newLoops starts the event loops. With an error it returns those that it had
 // started by then.
 func newLoops(n *Node) ([]*loop, error) {
 	var loops []*loop

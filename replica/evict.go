@@ -32,13 +32,17 @@ func (r *Replica) Fits(n int) bool {
 }
 
 // Victim proposes the removal of one item: a dead one if it meets one, else the
-// least recently used of a random few, or of all if there are few. ok is false
-// when there is none. The change names the version it saw, so an item that was
-// written meanwhile stays.
-func (r *Replica) Victim() (c attune.Change, ok bool) {
+// least recently used of a random few, or of all if there are few; but not that of
+// the key spared, for which room is being made. ok is false when there is none.
+// The change names the version it saw, so an item that was written meanwhile
+// stays.
+func (r *Replica) Victim(spare attune.KeyHash) (c attune.Change, ok bool) {
 	now := r.now()
 	best := ^uint64(0)
 	look := func(e *entry) {
+		if e.hash == spare {
+			return
+		}
 		used := e.usedAt()
 		if r.dead(e, now) {
 			used = 0

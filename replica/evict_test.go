@@ -26,7 +26,7 @@ func (c *cache) read(text string) bool {
 	c.v++
 	_, _ = c.r.Apply(put(key, c.v, "some value of common size"))
 	for c.r.Over() {
-		victim, ok := c.r.Victim()
+		victim, ok := c.r.Victim(attune.KeyHash{})
 		if !ok {
 			break
 		}
@@ -141,14 +141,14 @@ func TestFewItemsAreEvictedInOrder(t *testing.T) {
 	}
 	r.Peek(keyOf(r, "0"), true)
 	for _, want := range []int{1, 2, 3, 4, 5, 6, 7, 0} {
-		c, ok := r.Victim()
+		c, ok := r.Victim(attune.KeyHash{})
 		if !ok || c.Key.Hash != r.Hash(fmt.Append(nil, want)) {
 			t.Fatalf("item %d was not next", want)
 		}
 		c.Stamp(100)
 		mustApply(t, r, &c)
 	}
-	if _, ok := r.Victim(); ok {
+	if _, ok := r.Victim(attune.KeyHash{}); ok {
 		t.Error("a victim in an empty replica")
 	}
 }
@@ -163,7 +163,7 @@ func TestVictimPrefersTheDead(t *testing.T) {
 		}
 		mustApply(t, r, c)
 	}
-	victim, _ := r.Victim()
+	victim, _ := r.Victim(attune.KeyHash{})
 	if victim.Key.Hash != r.Hash([]byte("7")) || victim.Prior != 8 {
 		t.Errorf("%+v", victim)
 	}
@@ -193,7 +193,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		t.Errorf("%d bytes of index per item", per)
 	}
 	for {
-		c, ok := r.Victim()
+		c, ok := r.Victim(attune.KeyHash{})
 		if !ok {
 			break
 		}
@@ -318,7 +318,7 @@ func BenchmarkVictim(b *testing.B) {
 	r, keys := benchmarkKeys(b, 1_000_000)
 	v := attune.Version(len(keys))
 	for b.Loop() {
-		victim, _ := r.Victim()
+		victim, _ := r.Victim(attune.KeyHash{})
 		key := attune.Key{Hash: victim.Key.Hash, Text: keys[0].Text}
 		v++
 		victim.Stamp(v)

@@ -187,3 +187,18 @@ func BenchmarkSweep(b *testing.B) {
 	perTick := float64(b.Elapsed()) / float64(b.N)
 	b.ReportMetric(100*perTick/float64(sweepEvery), "%cpu")
 }
+
+// Items written in one millisecond are of one age, and yet what was just written
+// stays: it is the others that make room for it.
+func TestRoomAmongItemsOfOneAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := open(t, embedded(t), 4<<20)
+		for i := range 200 {
+			text := fmt.Sprint("k", i)
+			n.wantStatus(n.set(text, strings.Repeat("v", 100<<10)), attune.Stored)
+			if n.replica.Peek(n.key(text), false).Version == 0 {
+				t.Fatalf("%s made room for itself", text)
+			}
+		}
+	})
+}
