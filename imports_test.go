@@ -26,9 +26,14 @@ var allowed = map[string][]string{
 	"kvadapter":           {"", "internal/prefetch"},
 	"kvadapter/storetest": {"", "kvadapter"},
 	"replica":             {"", "kvadapter", "internal/prefetch"},
+	"cluster":             {}, // it carries frames, and does not know what is in them
 	"consistency/gossip":  {"", "kvadapter", "replica"},
-	"consistency":         {"", "replica", "consistency/gossip"},
-	"controller":          {"", "protocol", "consistency", "replica", "kvadapter"},
+	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/ordered/codec", "consistency/ordered/raftlog"},
+	"consistency":         {"", "replica", "cluster", "consistency/gossip", "consistency/ordered", "consistency/ordered/raftlog"},
+	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster"},
+
+	"consistency/ordered/codec":   {""},
+	"consistency/ordered/raftlog": {},
 
 	// The client side knows the server only by the wire.
 	"client":                  {},

@@ -1,12 +1,21 @@
 #!/usr/bin/env bash
-# Builds attune and starts a controller, with the settings of config.ini and of
-# ATTUNE_ variables. It returns when the controller answers; ./stop.sh stops it.
+# Builds attune and starts a cluster of controllers on this machine. It returns
+# when they serve; ./stop.sh stops them.
 #
-#   ./startup.sh                      values in the controller's own memory
-#   BACKEND=memcached ./startup.sh    values in three memcached servers on
-#                                     127.0.0.1:11201-11203, from docker-compose
-#                                     if Docker runs, else from local binaries
-#   LISTEN=host:port ADMIN=host:port  other addresses
+#   ./startup.sh                        three controllers, linearizable, on ports 8000-8002
+#   CONSISTENCY=sequential ./startup.sh another level: linearizable, sequential, or
+#                                       eventual (one controller alone)
+#   NODES=5 ./startup.sh                another number of controllers
+#   BACKEND=memcached ./startup.sh      values in memcached, on 127.0.0.1:11201 and up:
+#                                       one each, by docker-compose if Docker runs,
+#                                       else from local binaries
+#   DATA=data ./startup.sh              log and state in data/n1, data/n2, ...: the
+#                                       cluster comes back with what it had
+#   HOST=.. PORT=.. PEER=.. GOSSIP=.. ADMIN=..  where the first controller listens;
+#                                       the others count up (127.0.0.1, 8000, 7400,
+#                                       7946, 9090)
+#
+# Everything else is in config.ini, or in ATTUNE_ variables.
 set -euo pipefail
 cd "$(dirname "$0")"
 run=run
@@ -19,13 +28,6 @@ fail() {
 	say "$*"
 	./stop.sh >/dev/null
 	exit 1
-}
-
-# config KEY DEFAULT: what config.ini says.
-config() {
-	local value
-	value=$(sed -n "s/[[:space:]]*\$//; s/^ *$1 *= *//p" config.ini)
-	echo "${value:-$2}"
 }
 
 # args PID: its command line. Small images have no ps, macOS has no /proc.
@@ -70,6 +72,7 @@ await() {
 }
 
 memcached_of_docker() {
+	[ "$servers" = 3 ] || return 1 # docker-compose.yml has three
 	docker info >/dev/null 2>&1 || return 1
 	local compose=docker-compose
 	if docker compose version >/dev/null 2>&1; then
@@ -77,10 +80,10 @@ memcached_of_docker() {
 	elif ! command -v docker-compose >/dev/null; then
 		return 1
 	fi
-	local servers="memcached1 memcached2 memcached3"
+	local names="memcached1 memcached2 memcached3"
 	# Containers that are there already are not ours to stop.
-	[ -n "$($compose ps -q $servers 2>/dev/null)" ] || echo "$compose" >$run/compose
-	if ! $compose up -d $servers >$run/compose.log 2>&1; then
+	[ -n "$($compose ps -q $names 2>/dev/null)" ] || echo "$compose" >$run/compose
+	if ! $compose up -d $names >$run/compose.log 2>&1; then
 		say "docker-compose could not start memcached, see $run/compose.log; trying local binaries"
 		./stop.sh >/dev/null
 		return 1
@@ -93,21 +96,61 @@ memcached_of_this_machine() {
 	command -v memcached >/dev/null ||
 		fail "BACKEND=memcached needs Docker or a memcached binary (Debian: apt-get install memcached)"
 	[ "$(id -u)" != 0 ] || user="-u nobody"
-	for port in 11201 11202 11203; do
+	for i in $(seq "$servers"); do
+		port=$((11200 + i))
 		running memcached-$port || start memcached-$port memcached -l 127.0.0.1 -p $port -U 0 -m 256 $user
 	done
-	for port in 11201 11202 11203; do await memcached-$port 127.0.0.1:$port; done
-	echo "memcached: three processes on 127.0.0.1:11201-11203"
+	for i in $(seq "$servers"); do await memcached-$((11200 + i)) 127.0.0.1:$((11200 + i)); done
+	echo "memcached: $servers processes on 127.0.0.1:11201 and up"
 }
 
-if running attune; then
-	say "attune runs already as process $(head -n 1 $run/attune.pid); ./stop.sh stops it"
+# alive: fails unless all controllers run. One that ended is why the others wait.
+alive() {
+	local i
+	for i in $(seq "$NODES"); do
+		kill -0 "$(head -n 1 "$run/n$i.pid")" 2>/dev/null || fail "n$i did not start: $(tail -n 5 "$run/n$i.log")"
+	done
+}
+
+# ready NAME HOST PORT: returns when the controller serves its level.
+ready() {
+	local answer=""
+	for _ in $(seq 300); do
+		alive
+		answer=$( (exec 3<>"/dev/tcp/$2/$3" && printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 && cat <&3) 2>/dev/null || true)
+		if [[ $answer == *" 200 "* ]]; then return; fi
+		sleep 0.1
+	done
+	fail "$1 is not ready after 30 s: ${answer##*$'\n'}; see $run/$1.log"
+}
+
+for pidfile in $run/n*.pid; do
+	name=$(basename "$pidfile" .pid)
+	if running "$name"; then
+		say "$name runs already as process $(head -n 1 "$pidfile"); ./stop.sh stops it"
+		exit 1
+	fi
+done
+CONSISTENCY=${CONSISTENCY:-${ATTUNE_CONSISTENCY:-linearizable}}
+if [ "$CONSISTENCY" = eventual ]; then NODES=${NODES:-1}; fi
+NODES=${NODES:-3}
+if ! [[ $NODES =~ ^[1-9][0-9]?$ ]]; then
+	say "NODES is how many controllers to start, 1 to 99, not $NODES"
 	exit 1
 fi
+if [ "$CONSISTENCY" = eventual ] && [ "$NODES" != 1 ]; then
+	say "eventual is served by one controller alone: NODES=1, or another level"
+	exit 1
+fi
+if [ "$CONSISTENCY" = eventual ] && [ -n "${DATA-}" ]; then
+	say "eventual keeps nothing on disk: leave DATA out, or choose another level"
+	exit 1
+fi
+HOST=${HOST:-127.0.0.1} PORT=${PORT:-8000} PEER=${PEER:-7400} GOSSIP=${GOSSIP:-7946} ADMIN=${ADMIN:-9090}
+servers=$NODES
 case ${BACKEND-} in
-"") backend=() ;;
-embedded) backend=(--backend embedded) ;;
-memcached) backend=(--backend memcached://127.0.0.1:11201,127.0.0.1:11202,127.0.0.1:11203) ;;
+"" | embedded) ;;
+memcached) if [ "$NODES" = 1 ]; then servers=3; fi ;;
 *)
 	say "BACKEND is embedded or memcached, not $BACKEND"
 	exit 1
@@ -125,18 +168,42 @@ CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version
 if [ "${BACKEND-}" = memcached ]; then
 	memcached_of_docker || memcached_of_this_machine
 fi
-LISTEN=${LISTEN:-${ATTUNE_LISTEN:-$(config listen 127.0.0.1:8000)}}
-ADMIN=${ADMIN:-${ATTUNE_ADMIN:-$(config admin 127.0.0.1:9090)}}
-start attune bin/attune serve --config config.ini --listen "$LISTEN" --admin "$ADMIN" ${backend[@]+"${backend[@]}"}
+seeds=""
+for i in $(seq 0 $((NODES - 1))); do seeds+=${seeds:+,}$HOST:$((GOSSIP + i)); done
+for i in $(seq 0 $((NODES - 1))); do
+	name=n$((i + 1))
+	flags=(--name $name --listen "$HOST:$((PORT + i))" --admin "$HOST:$((ADMIN + i))" --consistency "$CONSISTENCY")
+	if [ "$CONSISTENCY" != eventual ]; then
+		flags+=(--peer "$HOST:$((PEER + i))" --gossip "$HOST:$((GOSSIP + i))" --join "$seeds" --expect "$NODES")
+		[ -z "${DATA-}" ] || flags+=(--data-dir "$DATA/$name")
+	fi
+	case ${BACKEND-} in
+	embedded) flags+=(--backend embedded) ;;
+	memcached)
+		if [ "$NODES" = 1 ]; then
+			flags+=(--backend memcached://127.0.0.1:11201,127.0.0.1:11202,127.0.0.1:11203)
+		else
+			flags+=(--backend memcached://127.0.0.1:$((11201 + i)))
+		fi
+		;;
+	esac
+	start $name bin/attune serve --config config.ini "${flags[@]}"
+done
+for i in $(seq 0 $((NODES - 1))); do ready n$((i + 1)) "$HOST" $((ADMIN + i)); done
 
-server=${LISTEN%%,*}
-await attune "$server"
-cli="bin/attune cli -s $server"
-hint() { printf '  %-52s %s\n' "$@"; }
-echo "attune serves $LISTEN as process $(head -n 1 $run/attune.pid), log in $run/attune.log"
+cli="bin/attune cli -s $HOST:$PORT"
+hint() { printf '  %-54s %s\n' "$@"; }
+bin/attune show --server "$HOST:$PORT"
+echo
+echo "Any memcache client may use any of them. Logs are in $run/."
 echo
 hint "$cli" "a shell"
 hint "$cli set greeting hello" "one command"
-hint "$cli get greeting" "and another"
-[ "$ADMIN" = off ] || hint "curl http://$ADMIN/metrics" "figures"
+if [ "$NODES" = 1 ]; then
+	hint "$cli get greeting" "and another"
+else
+	hint "bin/attune cli -s $HOST:$((PORT + NODES - 1)) get greeting" "and another, of another controller"
+fi
+hint "bin/attune show -s $HOST:$PORT" "the cluster"
+hint "curl http://$HOST:$ADMIN/metrics" "figures"
 hint "./stop.sh" "stops it"

@@ -38,8 +38,16 @@ stop() {
 	rm -f "$file"
 }
 
-stop attune
-for port in 11201 11202 11203; do stop memcached-$port; done
+# All controllers at once: the last ones need not wait for each other.
+for file in $run/n*.pid; do
+	[ -f "$file" ] || continue
+	stop "$(basename "$file" .pid)" &
+done
+wait
+for file in $run/memcached-*.pid; do
+	[ -f "$file" ] || continue
+	stop "$(basename "$file" .pid)"
+done
 if [ -f $run/compose ]; then
 	$(cat $run/compose) rm -sf memcached1 memcached2 memcached3 >>$run/compose.log 2>&1
 	echo "memcached containers stopped"

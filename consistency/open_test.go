@@ -2,8 +2,10 @@ package consistency
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -19,21 +21,31 @@ func TestOpenEventual(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := replica.Open(replica.Options{Backend: backend})
-	engine, err := Open(Eventual, Options{Replica: r, Node: "n1"})
+	var r *replica.Replica
+	engine, err := Open(t.Context(), Eventual, Options{Node: "n1", OpenReplica: func(gen uint32, seed uint64) (*replica.Replica, error) {
+		r = replica.Open(replica.Options{Backend: backend, Gen: gen, Seed: seed})
+		return r, nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	<-engine.Ready()
 	key := attune.Key{Text: []byte("k"), Hash: r.Hash([]byte("k"))}
-	var session Session
-	res := make([]attune.Result, 1)
-	engine.Write(context.Background(), &session, []attune.Op{{Verb: attune.Set, Key: key, Value: []byte("v")}}, res)
-	if res[0].Status != attune.Stored {
-		t.Errorf("%+v", res[0])
-	}
-	if err := engine.Barrier(context.Background(), &session); err != nil {
+	if err := engine.Health(); err != nil {
 		t.Error(err)
+	}
+	c := attune.Call{
+		Ctx:  t.Context(),
+		Done: func() { t.Error("answered at once, and later too") },
+		Ops:  []attune.Op{{Verb: attune.Set, Key: key, Value: []byte("v")}},
+		Res:  make([]attune.Result, 1),
+	}
+	if !engine.Write(&c) || c.Res[0].Status != attune.Stored {
+		t.Errorf("%+v", c.Res[0])
+	}
+	c.Err = context.Canceled // of an earlier request
+	if !engine.Barrier(&c) || c.Err != nil {
+		t.Error(c.Err)
 	}
 	if it, err := r.Get(context.Background(), key, nil, true); err != nil || string(it.Value) != "v" || !it.Live(engine.Now()) {
 		t.Errorf("%+v, %v", it, err)
@@ -46,14 +58,59 @@ func TestOpenEventual(t *testing.T) {
 	}
 }
 
+// hung is a backend that answers nothing before its context ends.
+type hung struct{}
+
+func (hung) Get(ctx context.Context, _ attune.Key, _ []byte) (kvadapter.Record, error) {
+	<-ctx.Done()
+	return kvadapter.Record{}, context.Cause(ctx)
+}
+
+func (hung) Put(ctx context.Context, _ attune.Key, _ kvadapter.Record) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (hung) Delete(context.Context, attune.Key) error { return nil }
+func (hung) Close() error                             { return nil }
+
+// TestEventualGivesUpAtTheDeadline: a backend that hangs keeps a request no
+// longer than that, or than somebody is interested.
+func TestEventualGivesUpAtTheDeadline(t *testing.T) {
+	var r *replica.Replica
+	engine, err := Open(t.Context(), Eventual, Options{Node: "n1", OpenReplica: func(gen uint32, seed uint64) (*replica.Replica, error) {
+		r = replica.Open(replica.Options{Backend: hung{}, Gen: gen, Seed: seed})
+		return r, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gone := errors.New("gone")
+	cancel(gone)
+	for _, c := range []struct {
+		ctx  context.Context
+		wait time.Duration
+		want error
+	}{{t.Context(), 20 * time.Millisecond, ErrTimeout}, {ctx, 0, gone}, {ctx, time.Hour, gone}} {
+		call := attune.Call{
+			Ctx: c.ctx,
+			Ops: []attune.Op{{Verb: attune.Set, Key: attune.Key{Text: []byte("k"), Hash: r.Hash([]byte("k"))}, Value: []byte("v")}},
+			Res: make([]attune.Result, 1),
+		}
+		if c.wait > 0 {
+			call.Deadline = time.Now().Add(c.wait)
+		}
+		if !engine.Write(&call) || call.Res[0].Status != attune.Failed || !errors.Is(call.Res[0].Err, c.want) {
+			t.Errorf("after %v: %+v, want %v", c.wait, call.Res[0], c.want)
+		}
+	}
+}
+
 func TestOpenSaysWhichLevelsThereAre(t *testing.T) {
-	for _, level := range []Level{Linearizable, Sequential, Causal} {
-		engine, err := Open(level, Options{})
-		if engine != nil || err == nil {
-			t.Fatalf("%v was opened", level)
-		}
-		if !strings.Contains(err.Error(), `"`+level.String()+`"`) || !strings.Contains(err.Error(), "use eventual") {
-			t.Errorf("%v: %v", level, err)
-		}
+	engine, err := Open(t.Context(), Causal, Options{})
+	if engine != nil || err == nil || !strings.Contains(err.Error(), `"causal"`) || !strings.Contains(err.Error(), "linearizable, sequential, or eventual") {
+		t.Errorf("causal: %v, %v", engine, err)
 	}
 }

@@ -15,15 +15,15 @@ import (
 	"go.uber.org/zap"
 )
 
-// adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, and
-// /debug/pprof when asked for.
+// adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /recover,
+// and /debug/pprof when asked for.
 type adminServer struct {
 	ln   net.Listener
 	http *http.Server
 	done chan struct{} // closed when Serve returned
 }
 
-func (n *Node) openAdmin() error {
+func (n *Node) openAdmin(context.Context) error {
 	if n.cfg.Admin == "" {
 		return nil
 	}
@@ -46,7 +46,17 @@ func (n *Node) openAdmin() error {
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	whenOpen := func(h http.Handler) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if !n.opened.Load() {
+				http.Error(w, n.Ready().Error(), http.StatusServiceUnavailable)
+				return
+			}
+			h.ServeHTTP(w, r)
+		}
+	}
+	mux.HandleFunc("GET /metrics", whenOpen(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+	mux.HandleFunc("/recover", whenOpen(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.
 		mux.Handle("/loglevel", n.cfg.LogLevel)

@@ -36,6 +36,18 @@ type Config struct {
 	Pprof bool
 	// Level is the consistency level.
 	Level consistency.Level
+	// Peer is where the other controllers of a cluster connect; PeerAdvertise is
+	// what they are told, if that is not it. Only the ordered levels have peers.
+	Peer, PeerAdvertise string
+	// Gossip is the address of membership, TCP and UDP.
+	Gossip string
+	// Join holds gossip addresses of other controllers.
+	Join []string
+	// Expect is how many controllers make a new cluster.
+	Expect int
+	// DataDir keeps the replication log; empty for none. Sync is how: os or
+	// always.
+	DataDir, Sync string
 	// Backend is a kvadapter URL.
 	Backend string
 	// MemoryLimit bounds index and in-process values together, in bytes;
@@ -67,6 +79,8 @@ type Config struct {
 	// goroutines serves every connection on a goroutine of its own, as where
 	// there is no event loop; tests set it.
 	goroutines bool
+	// wrap, if set, replaces the engine; tests set it.
+	wrap func(consistency.Engine) consistency.Engine
 }
 
 // Default is the configuration of `attune serve` without flags.
@@ -77,6 +91,10 @@ func Default() Config {
 		Listen:       []string{"127.0.0.1:8000"},
 		Admin:        "127.0.0.1:9090",
 		Level:        consistency.Eventual,
+		Peer:         "127.0.0.1:7400",
+		Gossip:       "127.0.0.1:7946",
+		Expect:       1,
+		Sync:         "os",
 		Backend:      "embedded",
 		MemoryLimit:  1 << 30,
 		MaxItemSize:  1 << 20,
@@ -131,6 +149,9 @@ func (c *Config) Validate() error {
 	if c.Threads < 0 || c.Threads > 1024 {
 		return bad("threads", "want 0 (one per core) to 1024, have %d", c.Threads)
 	}
+	if err := c.validateCluster(bad); err != nil {
+		return err
+	}
 	for _, d := range []struct {
 		key string
 		d   time.Duration
@@ -138,6 +159,47 @@ func (c *Config) Validate() error {
 		if d.d < 0 {
 			return bad(d.key, "want a duration of 0 or more, have %v", d.d)
 		}
+	}
+	return nil
+}
+
+// validateCluster looks at what is about other controllers.
+func (c *Config) validateCluster(bad func(key, format string, args ...any) error) error {
+	if c.Level == consistency.Causal {
+		return bad("consistency", "causal is not served by this version: choose linearizable, sequential, or eventual")
+	}
+	if c.Level == consistency.Eventual {
+		const alone = "eventual is served by one controller alone in this version: choose linearizable or sequential, or leave this out"
+		switch {
+		case len(c.Join) > 0:
+			return bad("join", alone)
+		case c.Expect > 1:
+			return bad("expect", alone)
+		case c.DataDir != "":
+			return bad("data-dir", alone)
+		}
+		return nil
+	}
+	for _, a := range []struct{ key, addr string }{{"peer", c.Peer}, {"gossip", c.Gossip}} {
+		if err := checkAddr(a.addr); err != nil || strings.HasPrefix(a.addr, "unix:") {
+			return bad(a.key, "want host:port, have %q", a.addr)
+		}
+	}
+	if c.PeerAdvertise != "" {
+		if err := checkAddr(c.PeerAdvertise); err != nil {
+			return bad("peer-advertise", "%v", err)
+		}
+	}
+	for _, a := range c.Join {
+		if err := checkAddr(a); err != nil {
+			return bad("join", "%v", err)
+		}
+	}
+	if c.Expect < 1 || c.Expect > 99 {
+		return bad("expect", "want 1 to 99, have %d", c.Expect)
+	}
+	if err := consistency.ParseSync(c.Sync); err != nil || c.Sync == "none" {
+		return bad("sync", "want os or always, have %q", c.Sync)
 	}
 	return nil
 }

@@ -17,10 +17,12 @@ const (
 )
 
 // serveConn moves a session's bytes on a goroutine of its own. It is how a
-// connection is served where a command may have to wait (a store across the
-// network, a quorum), and on systems without epoll; otherwise see loop.
+// connection is served where a command waits in place (a store across the
+// network), and on systems without epoll; otherwise see loop.
 func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 	s := newSession(n, stripe)
+	answered := make(chan struct{}, 1) // room for the answer nobody waits for
+	s.call.Done = func() { answered <- struct{}{} }
 	defer s.abandon()
 	// What an idle connection waits with, so as not to hold a workspace.
 	var first [firstRead]byte
@@ -49,7 +51,7 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 			s.received(got)
 			info.active.Store(start.Unix())
 			s.tally.add(bytesRead, got)
-			if !n.pump(c, s) {
+			if !n.pump(c, s, answered) {
 				return
 			}
 			s.tally.flush(stripe, time.Since(start))
@@ -67,10 +69,10 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 
 // pump steps the session until it wants input, and writes what it answers. It
 // reports whether the connection goes on.
-func (n *Node) pump(c net.Conn, s *session) bool {
+func (n *Node) pump(c net.Conn, s *session, answered <-chan struct{}) bool {
 	for {
-		w := s.step(n.ctx)
-		if s.out.size > 0 {
+		w := s.step(time.Now())
+		if s.out.size > 0 && w != wantAnswer {
 			if d := n.cfg.IdleTimeout; d > 0 {
 				c.SetWriteDeadline(time.Now().Add(d))
 			}
@@ -84,6 +86,12 @@ func (n *Node) pump(c net.Conn, s *session) bool {
 		switch w {
 		case wantInput:
 			return true
+		case wantAnswer:
+			select {
+			case <-answered:
+			case <-n.ctx.Done(): // the drain is over, whether the engine answers or not
+				return false
+			}
 		case wantClose:
 			return false
 		case wantDetach:
@@ -140,20 +148,18 @@ func (w patientWriter) Write(b []byte) (int, error) {
 	return w.Conn.Write(b)
 }
 
-// abandon ends a session whose connection is gone.
+// abandon ends a session whose connection is gone. If the engine owes it an
+// answer, what the engine has of it stays as it is, and is collected after.
 func (s *session) abandon() {
 	if n := s.node; n.draining.Load() && !s.idle() && time.Now().After(n.drainDeadline()) {
 		n.cut.Add(1)
 	}
 	s.tally.flush(s.counts, 0)
 	if s.n > 0 {
-		s.work = nil // left in the middle of work, it is of no use to others
+		s.work = nil // left in the middle of work, it is of no use to others, or the engine's
 	}
 	s.start, s.end, s.big, s.out = 0, 0, nil, output{}
 	s.release()
 }
 
-var (
-	errLongCommand = errors.New("command longer than the input buffer")
-	errOpTimeout   = errors.New("timed out waiting for the backend; see op-timeout")
-)
+var errLongCommand = errors.New("command longer than the input buffer")

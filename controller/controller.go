@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
@@ -28,7 +29,13 @@ type Node struct {
 	ctx     context.Context // ends when the node does; commands run under it
 	cancel  context.CancelCauseFunc
 
-	shards  []*shard // of the one keyspace; see route
+	shards []*shard // of the one keyspace; see route
+	// cluster is there while the engine looks for its place in it, and later.
+	cluster atomic.Pointer[cluster.Cluster]
+	health  atomic.Pointer[func() error] // of the engine, once there is one
+	opened  atomic.Bool                  // Open is done: before, only the admin address answers
+	giveUp  context.CancelCauseFunc      // ends Open
+	fatal   chan error                   // has room for one
 	stripes []counters
 	loops   []*loop // empty where connections have goroutines
 
@@ -36,6 +43,7 @@ type Node struct {
 	admin      *adminServer
 	accepting  sync.WaitGroup // one per listener
 	background sync.WaitGroup // connections on goroutines, detached streams
+	watching   sync.WaitGroup // for fatal errors
 
 	draining   atomic.Bool
 	drainUntil atomic.Int64  // unix nanoseconds, set before draining
@@ -58,8 +66,14 @@ type shard struct {
 	engine  consistency.Engine
 	replica *replica.Replica
 	backend kvadapter.Backend
-	// waits says that a command may wait for something other than this process.
-	waits bool
+	// remote says that bytes are outside this process: whoever reads or writes
+	// them waits in place.
+	remote bool
+	// alone says that engine and bytes have only this process to do with: a
+	// request waits for nothing, so it gets no deadline, and a barrier changes
+	// nothing, so the clock need not be read again behind it. Both are a tenth of
+	// a small read.
+	alone bool
 }
 
 // connInfo is what is known of a connection from outside its session.
@@ -69,9 +83,11 @@ type connInfo struct {
 	conn          net.Conn     // nil if an event loop serves it
 }
 
-// Open starts a node in order: backend, replica, engine, admin, listeners. The
-// node serves when Open returns. On error nothing is left running.
-func Open(cfg Config) (*Node, error) {
+// Open starts a node in order: admin, backend, engine and replica, listeners. The
+// node serves when Open returns: at the ordered levels that is when it is a full
+// member of its cluster, for which it waits until ctx ends. On error nothing is
+// left running.
+func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -82,23 +98,29 @@ func Open(cfg Config) (*Node, error) {
 		stripes: make([]counters, 8),
 		conns:   make(map[uint64]*connInfo),
 		stop:    make(chan struct{}),
+		fatal:   make(chan error, 1),
 	}
+	ctx, n.giveUp = context.WithCancelCause(ctx)
+	defer n.giveUp(nil)
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	n.resetAt.Store(new(totals))
 	for _, part := range []struct {
 		name string
-		open func() error
+		open func(ctx context.Context) error
 	}{
+		{"admin", n.openAdmin},
+		{"listen", n.tryListen},
 		{"store", n.openShard},
 		{"event loops", n.openLoops},
-		{"admin", n.openAdmin},
+		{"cluster", n.awaitReady},
 		{"listen", n.openListeners},
 	} {
-		if err := part.open(); err != nil {
+		if err := part.open(ctx); err != nil {
 			n.closeNow(errors.New("start failed"))
 			return nil, fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
+	n.opened.Store(true)
 	n.log.Info("serving",
 		zap.Stringer("level", cfg.Level),
 		zap.Strings("listen", n.Addrs()),
@@ -107,36 +129,60 @@ func Open(cfg Config) (*Node, error) {
 	return n, nil
 }
 
-func (n *Node) openShard() error {
+func (n *Node) openShard(ctx context.Context) error {
 	backend, err := kvadapter.Open(n.cfg.Backend)
 	if err != nil {
 		return err
 	}
 	_, inProcess := backend.(kvadapter.Memory)
-	rep := replica.Open(replica.Options{
-		Backend:     backend,
-		MemoryLimit: n.cfg.MemoryLimit,
-		Gen:         randomGen(),
-		Seed:        randomSeed(),
-	})
-	engine, err := consistency.Open(n.cfg.Level, consistency.Options{
-		Replica: rep,
-		Node:    n.cfg.Name,
-		MaxItem: n.cfg.MaxItemSize,
+	sh := &shard{backend: backend, remote: !inProcess}
+	sh.alone = inProcess && n.cfg.Level == consistency.Eventual && n.cfg.wrap == nil
+	sh.engine, err = consistency.Open(ctx, n.cfg.Level, consistency.Options{
+		OpenReplica: func(gen uint32, seed uint64) (*replica.Replica, error) {
+			sh.replica = replica.Open(replica.Options{Backend: backend, MemoryLimit: n.cfg.MemoryLimit, Gen: gen, Seed: seed})
+			return sh.replica, nil
+		},
+		Node:        n.cfg.Name,
+		MaxItem:     n.cfg.MaxItemSize,
+		OpenCluster: n.openCluster,
+		Expect:      n.cfg.Expect,
+		DataDir:     n.cfg.DataDir,
+		Sync:        n.cfg.Sync,
+		Log:         n.log,
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
-	n.shards = append(n.shards, &shard{engine: engine, replica: rep, backend: backend, waits: !inProcess})
+	if g, ok := sh.engine.(consistency.Group); ok {
+		n.watch(g.Fatal())
+	}
+	if n.cfg.wrap != nil {
+		sh.engine = n.cfg.wrap(sh.engine)
+	}
+	n.shards = append(n.shards, sh)
+	health := sh.engine.Health
+	n.health.Store(&health)
 	return nil
 }
 
-func (n *Node) openLoops() (err error) {
+// awaitReady returns when the level is served here.
+func (n *Node) awaitReady(ctx context.Context) error {
+	for _, sh := range n.shards {
+		select {
+		case <-sh.engine.Ready():
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", sh.engine.Health(), context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+func (n *Node) openLoops(context.Context) (err error) {
 	if n.cfg.goroutines {
 		return nil
 	}
 	for _, sh := range n.shards {
-		if sh.waits {
+		if sh.remote {
 			return nil
 		}
 	}
@@ -144,7 +190,21 @@ func (n *Node) openLoops() (err error) {
 	return err
 }
 
-func (n *Node) openListeners() error {
+// tryListen sees that the addresses of clients are free before this node enters a
+// cluster. They are opened when it serves: clients that come earlier are refused,
+// and try another controller.
+func (n *Node) tryListen(context.Context) error {
+	for _, a := range n.cfg.Listen {
+		l, err := listen(a, "listen")
+		if err != nil {
+			return err
+		}
+		l.Close()
+	}
+	return nil
+}
+
+func (n *Node) openListeners(context.Context) error {
 	for _, a := range n.cfg.Listen {
 		l, err := listen(a, "listen")
 		if err != nil {
@@ -265,11 +325,12 @@ func (n *Node) Ready() error {
 	if n.draining.Load() {
 		return errors.New("draining")
 	}
+	if !n.opened.Load() {
+		return n.opening()
+	}
 	for _, sh := range n.shards {
-		select {
-		case <-sh.engine.Ready():
-		default:
-			return fmt.Errorf("level %v is not served yet", n.cfg.Level)
+		if err := sh.engine.Health(); err != nil {
+			return fmt.Errorf("level %v is not served: %w", n.cfg.Level, err)
 		}
 	}
 	return nil
@@ -379,6 +440,7 @@ func (n *Node) closeNow(cause error) error {
 	}
 	n.background.Wait()
 	n.cancel(cause)
+	n.watching.Wait()
 	var errs []error
 	if n.admin != nil {
 		errs = append(errs, n.admin.close())

@@ -27,7 +27,7 @@ func startNode(t testing.TB, change func(*controller.Config)) (addr string) {
 	if change != nil {
 		change(&cfg)
 	}
-	n, err := controller.Open(cfg)
+	n, err := controller.Open(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

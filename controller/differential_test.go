@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/controller"
 )
 
 // pair is a memcached and an attune that are told the same.
@@ -16,9 +18,15 @@ type pair struct {
 	old               bool
 }
 
-func startPair(t testing.TB) pair {
+// startPair starts both. With later, attune's engine answers some requests later.
+func startPair(t testing.TB, later bool) pair {
 	t.Helper()
-	p := pair{memcached: startMemcached(t), attune: startNode(t, nil)}
+	change := func(c *controller.Config) {
+		if later {
+			controller.AnswerLater(t, c)
+		}
+	}
+	p := pair{memcached: startMemcached(t), attune: startNode(t, change)}
 	p.old = isOld(t, p.memcached)
 	return p
 }
@@ -108,20 +116,24 @@ func firstSeed(t testing.TB) uint64 {
 // A client cannot tell attune from memcached by what it answers to commands,
 // nor by what it makes of broken ones.
 func TestLikeMemcached(t *testing.T) {
-	for _, dialect := range []string{"classic", "meta", "mixed", "binary"} {
+	for _, kind := range []string{"classic", "meta", "mixed", "binary", "mixed later", "binary later"} {
+		dialect, _, later := strings.Cut(kind, " ")
 		for _, broken := range []bool{false, true} {
-			name := dialect
+			name := kind
 			if broken {
 				name += " broken"
 			}
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				p := startPair(t)
+				p := startPair(t, later)
 				if broken && p.old {
 					t.Skip("a memcached before 1.6.45 takes broken commands otherwise in too many ways to list")
 				}
 				first := firstSeed(t)
 				n := seeds(t, 60)
+				if later { // the replies are known by then, only when they come is not
+					n = seeds(t, 20)
+				}
 				var chance int
 				allowed := map[string]int{}
 				failures := 0
@@ -137,7 +149,7 @@ func TestLikeMemcached(t *testing.T) {
 					if why == unlike {
 						// Once more on servers of its own: an earlier difference, or a
 						// second that just ended, is not this script's.
-						p2 := startPair(t)
+						p2 := startPair(t, later)
 						if why, err = p2.compare(s); err != nil {
 							t.Fatal(err)
 						}

@@ -61,7 +61,7 @@ const eightZeros = "\x00\x00\x00\x00\x00\x00\x00\x00"
 // the ends of seconds, which is when memcached's clock ticks.
 func TestTimeLikeMemcached(t *testing.T) {
 	t.Parallel()
-	p := startPair(t)
+	p := startPair(t, false)
 	type told struct {
 		at      time.Duration
 		command string

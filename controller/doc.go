@@ -4,12 +4,14 @@
 // Its parts:
 //
 //	controller.go  Node: parts opened in order, drained in reverse
-//	session.go     one connection's commands: parse, batch, execute, answer
+//	session.go     one connection's commands: parse, batch, answer
+//	execute.go     asking the engine: what waits, and what is done with the answer
 //	loop_linux.go  moves the bytes of many sessions on one goroutine (epoll)
 //	conn.go        moves the bytes of one session on a goroutine of its own
 //	output.go      replies gathered for one write
 //	counters.go    what sessions count; stats.go and metrics.go show it
-//	admin.go       HTTP: health, metrics, log level, profiles
+//	admin.go       HTTP: health, metrics, log level, profiles, recovery
+//	cluster.go     the other controllers: peer port, members, forcing a new cluster
 //
 // One request through it: a loop (or a conn) reads what the socket holds to where
 // session.space says, and calls session.step. That parses commands into a batch,
@@ -17,4 +19,10 @@
 // together to the engine at once, and appends the replies to session.out. When
 // nothing whole is left, or highWater bytes are gathered, out is written in one
 // system call. A client that does not read stops being read from.
+//
+// An engine that answers later keeps the session's attune.Call. The session parks
+// in the middle of its batch, and step returns wantAnswer; Call.Done puts it on the
+// list of its loop, and wakes that, or its goroutine. Called again, step goes on at
+// the same command. Meanwhile the loop serves others: a thousand connections that
+// wait for a quorum cost their buffers, and no goroutine.
 package controller

@@ -18,6 +18,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/attunekv/attune/consistency"
+
 	"github.com/attunekv/attune/internal/attunetest"
 )
 
@@ -62,7 +64,7 @@ func TestUnixSocket(t *testing.T) {
 			t.Error("another value came back")
 		}
 
-		if second, err := Open(cfg); err == nil {
+		if second, err := Open(context.Background(), cfg); err == nil {
 			second.Close(t.Context())
 			t.Fatal("took the socket of a live node")
 		} else if !strings.Contains(err.Error(), "another process is listening there") {
@@ -79,7 +81,7 @@ func TestUnixSocket(t *testing.T) {
 		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := Open(cfg); err == nil {
+		if n, err := Open(context.Background(), cfg); err == nil {
 			n.Close(t.Context())
 			t.Error("replaced a file that is no socket")
 		}
@@ -98,11 +100,11 @@ func TestOpenFailsWhole(t *testing.T) {
 		"listen":  func(c *Config) { c.Admin, c.Listen = "127.0.0.1:0", append(c.Listen, taken.Addr().String()) },
 		"admin":   func(c *Config) { c.Admin = taken.Addr().String() },
 		"backend": func(c *Config) { c.Backend = "memcached://nowhere" },
-		"level":   func(c *Config) { c.Level = 0 },
+		"level":   func(c *Config) { c.Level = consistency.Causal },
 	} {
 		cfg := testConfig()
 		spoil(&cfg)
-		n, err := Open(cfg)
+		n, err := Open(context.Background(), cfg)
 		if err == nil {
 			n.Close(t.Context())
 			t.Fatalf("%s: opened", name)
@@ -135,7 +137,7 @@ func TestOpenWithoutDescriptors(t *testing.T) {
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
 			t.Fatal(err)
 		}
-		n, err := Open(testConfig())
+		n, err := Open(context.Background(), testConfig())
 		syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 		t.Logf("%d to spare: %v", spare, err)
 		if err == nil {

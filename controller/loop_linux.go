@@ -15,8 +15,12 @@ import (
 // loop serves many connections on one goroutine: it waits in epoll, and reads,
 // executes and answers in place. Against a goroutine per connection this saves
 // a hand-off per request, about a quarter of its cost when requests come one by
-// one. It is right only while no command waits for anything but a lock; where
-// one may, see serveConn.
+// one. It is right only where no call waits for anything but a lock; where one
+// may, see serveConn.
+//
+// A connection whose engine answers later is parked: nothing is done with it
+// until the engine calls Done, which puts it on a list that the loop works off
+// in its next turn.
 //
 // A connection whose client does not read is not read from either, so it holds
 // at most one highWater of replies.
@@ -29,11 +33,13 @@ type loop struct {
 	live   int           // connections, those detached included
 	done   chan struct{} // closed when run has returned
 	now    time.Time     // when the current turn began
-	told   []*session    // answered in this turn: their tallies are due
+	told   []*loopConn   // answered in this turn: their tallies are due
+	spare  []*loopConn   // becomes answers
 
-	mu     sync.Mutex
-	inbox  []*loopConn // to be (re)attached; guarded by mu
-	closed bool        // run has ended, nothing may be added; guarded by mu
+	mu      sync.Mutex
+	inbox   []*loopConn // to be (re)attached; guarded by mu
+	answers []*loopConn // whose engine has answered; guarded by mu
+	closed  bool        // run has ended, nothing may be added; guarded by mu
 }
 
 type loopConn struct {
@@ -42,7 +48,10 @@ type loopConn struct {
 	unsent  [][]byte // replies the socket did not take; nothing is read meanwhile
 	after   want     // what the session wanted when they were written
 	active  time.Time
-	gone    bool // detached and its stream failed
+	since   time.Time // when what is being worked on came
+	watched bool      // epoll knows of fd
+	parked  bool      // the engine owes an answer, and the session is not to be touched
+	gone    bool      // detached and its stream failed
 	info    *connInfo
 	onClose func()
 }
@@ -92,6 +101,7 @@ func (l *loop) add(c net.Conn, info *connInfo, onClose func()) error {
 		return os.NewSyscallError("dup", err)
 	}
 	lc := &loopConn{fd: fd, s: newSession(l.node, l.counts), active: time.Now(), info: info, onClose: onClose}
+	lc.s.call.Done = func() { l.answered(lc) }
 	if !l.post(lc) {
 		unix.Close(fd)
 		return net.ErrClosed
@@ -111,6 +121,21 @@ func (l *loop) post(lc *loopConn) bool {
 	return true
 }
 
+// answered is the Done of lc's session: it has the loop go on with it. The
+// engine may get there before its call has returned to the loop, and after the
+// loop gave up waiting for it.
+func (l *loop) answered(lc *loopConn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	l.answers = append(l.answers, lc)
+	if len(l.answers) == 1 { // else the loop was woken, and has not looked yet
+		l.wakeLocked()
+	}
+}
+
 // wake makes the loop take a turn, unless it has ended.
 func (l *loop) wake() {
 	l.mu.Lock()
@@ -123,7 +148,7 @@ func (l *loop) wake() {
 
 func (l *loop) wakeLocked() {
 	one := [8]byte{1}
-	unix.Write(l.wakefd, one[:])
+	sysWrite(l.wakefd, one[:])
 }
 
 func (l *loop) run() {
@@ -160,44 +185,53 @@ func (l *loop) run() {
 	}
 }
 
-// count tells the counters what the sessions answered since the turn began, all
-// with the same latency: one reading of the clock serves them all, and is right
+// count tells the counters what the sessions answered in this turn, as if all
+// had been answered now: one reading of the clock serves them all, and is right
 // for the last of them.
 func (l *loop) count() {
 	if len(l.told) == 0 {
 		return
 	}
-	took := time.Since(l.now)
-	for i, s := range l.told {
-		s.tally.flush(l.counts, took)
+	now := time.Now()
+	for i, lc := range l.told {
+		lc.s.tally.flush(l.counts, now.Sub(lc.since))
 		l.told[i] = nil
 	}
 	l.told = l.told[:0]
 }
 
-// woken attaches what is in the inbox.
+// woken attaches what is in the inbox, and goes on with whom the engine answered.
 func (l *loop) woken() {
 	var b [8]byte
-	unix.Read(l.wakefd, b[:])
+	sysRead(l.wakefd, b[:])
 	l.mu.Lock()
-	inbox := l.inbox
-	l.inbox = nil
+	inbox, answers := l.inbox, l.answers
+	l.inbox, l.answers = nil, l.spare[:0]
 	l.mu.Unlock()
 	for _, lc := range inbox {
 		for len(l.conns) <= lc.fd {
 			l.conns = append(l.conns, nil)
 		}
 		l.conns[lc.fd] = lc
-		lc.active = l.now
+		lc.active, lc.since = l.now, l.now
 		if lc.after != wantDetach {
 			l.live++
 		}
-		if err := l.ctl(unix.EPOLL_CTL_ADD, lc.fd, unix.EPOLLIN); err != nil || lc.gone {
+		if lc.gone {
 			l.close(lc)
-		} else if lc.after == wantDetach {
+		} else if l.watch(lc, unix.EPOLLIN) && lc.after == wantDetach {
 			l.pump(lc) // a stream ended: go on with what was buffered behind it
 		}
 	}
+	for i, lc := range answers {
+		answers[i] = nil
+		if lc.parked { // else it was closed meanwhile
+			lc.parked = false
+			lc.active = l.now
+			l.pump(lc)
+		}
+	}
+	l.spare = answers
 }
 
 // sweep closes connections that were idle too long or, during a drain, that are
@@ -212,7 +246,10 @@ func (l *loop) sweep() (over bool) {
 	for _, lc := range l.conns {
 		switch {
 		case lc == nil:
-		case expired, idle > 0 && l.now.Sub(lc.active) > idle:
+		case expired:
+			l.close(lc)
+		case lc.parked: // it is the engine that is slow, and that has a deadline
+		case idle > 0 && l.now.Sub(lc.active) > idle:
 			l.close(lc)
 		case draining && lc.s.idle():
 			// What already reached the socket is still answered.
@@ -240,6 +277,12 @@ func (l *loop) sweep() (over bool) {
 
 // handle moves one connection on.
 func (l *loop) handle(lc *loopConn, events uint32) {
+	if lc.parked {
+		// The client sent more, or left. It is read when the session can take it;
+		// until then, epoll would report it again and again.
+		l.unwatch(lc)
+		return
+	}
 	lc.active = l.now
 	lc.info.active.Store(l.now.Unix())
 	if lc.unsent != nil {
@@ -264,30 +307,57 @@ func (l *loop) read(lc *loopConn) bool {
 		l.close(lc)
 		return false
 	}
+	lc.since = l.now
 	lc.s.received(n)
 	lc.s.tally.add(bytesRead, n)
 	return l.pump(lc)
 }
 
-// pump steps the session until it wants input or the socket takes no more.
+// watch has epoll report events of a connection from now on. It reports whether
+// the connection lives.
+func (l *loop) watch(lc *loopConn, events uint32) bool {
+	op := unix.EPOLL_CTL_MOD
+	if !lc.watched {
+		op = unix.EPOLL_CTL_ADD
+	}
+	if err := l.ctl(op, lc.fd, events); err != nil { // the system has no room for it
+		l.close(lc)
+		return false
+	}
+	lc.watched = true
+	return true
+}
+
+func (l *loop) unwatch(lc *loopConn) {
+	if lc.watched {
+		l.ctl(unix.EPOLL_CTL_DEL, lc.fd, 0)
+		lc.watched = false
+	}
+}
+
+// pump steps the session until it wants input, or the engine or the client keeps
+// it waiting. It reports whether the connection lives.
 func (l *loop) pump(lc *loopConn) bool {
 	for {
-		lc.after = lc.s.step(l.node.ctx)
+		if lc.after = lc.s.step(l.now); lc.after == wantAnswer {
+			// What is gathered goes out with what follows: one write for both.
+			lc.parked = true
+			return true
+		}
 		if lc.s.out.size > 0 {
 			lc.unsent = lc.s.out.take()
 			if !l.send(lc) {
 				return false
 			}
 			if lc.unsent != nil {
-				l.ctl(unix.EPOLL_CTL_MOD, lc.fd, unix.EPOLLOUT)
-				return true
+				return l.watch(lc, unix.EPOLLOUT)
 			}
 		}
 		switch lc.after {
 		case wantInput:
-			l.told = append(l.told, lc.s)
+			l.told = append(l.told, lc)
 			lc.s.release()
-			return true
+			return lc.watched || l.watch(lc, unix.EPOLLIN)
 		case wantClose:
 			l.close(lc)
 			return false
@@ -303,7 +373,10 @@ func (l *loop) resume(lc *loopConn) {
 	if !l.send(lc) || lc.unsent != nil {
 		return
 	}
-	l.ctl(unix.EPOLL_CTL_MOD, lc.fd, unix.EPOLLIN)
+	lc.since = l.now
+	if !l.watch(lc, unix.EPOLLIN) {
+		return
+	}
 	switch lc.after {
 	case wantClose:
 		l.close(lc)
@@ -355,7 +428,7 @@ func (l *loop) send(lc *loopConn) bool {
 // detach streams a long answer on a goroutine of its own, which hands the
 // connection back when done.
 func (l *loop) detach(lc *loopConn) {
-	l.ctl(unix.EPOLL_CTL_DEL, lc.fd, 0)
+	l.unwatch(lc)
 	l.conns[lc.fd] = nil
 	l.node.background.Add(1)
 	go func() {
@@ -369,7 +442,8 @@ func (l *loop) detach(lc *loopConn) {
 func (l *loop) close(lc *loopConn) {
 	l.conns[lc.fd] = nil
 	l.live--
-	lc.finish() // closing the last descriptor takes it out of epoll
+	lc.parked = false // an answer would find somebody else's descriptor
+	lc.finish()       // closing the last descriptor takes it out of epoll
 }
 
 func (lc *loopConn) finish() {

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/internal/attunetest"
 )
 
@@ -33,7 +34,7 @@ func testConfig() Config {
 // start opens a node and closes it with the test.
 func start(t testing.TB, cfg Config) *Node {
 	t.Helper()
-	n, err := Open(cfg)
+	n, err := Open(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,21 +46,39 @@ func start(t testing.TB, cfg Config) *Node {
 	return n
 }
 
-// eachDriver runs a test on the event loop, on a goroutine per connection, and
-// before a memcached if there is one.
+// eachDriver runs a test on the event loop and on a goroutine per connection,
+// with an engine that answers at once and one that does not, and before a
+// memcached if there is one.
 func eachDriver(t *testing.T, test func(t *testing.T, cfg Config)) {
-	t.Run("loop", func(t *testing.T) { test(t, testConfig()) })
-	t.Run("goroutine", func(t *testing.T) {
+	for _, goroutines := range []bool{false, true} {
+		name := "loop"
+		if goroutines {
+			name = "goroutine"
+		}
 		cfg := testConfig()
-		cfg.goroutines = true
-		test(t, cfg)
-	})
+		cfg.goroutines = goroutines
+		t.Run(name, func(t *testing.T) { test(t, cfg) })
+		t.Run(name+" later", func(t *testing.T) {
+			cfg.wrap = answerLater(t)
+			test(t, cfg)
+		})
+	}
+	t.Run("linearizable", func(t *testing.T) { test(t, clusterConfig(t, consistency.Linearizable)) })
 	t.Run("memcached", func(t *testing.T) {
 		cfg := testConfig()
 		cfg.Backend = "memcached://" + attunetest.StartMemcached(t, "-I", "32m", "-m", "256").Addr + "?timeout=5s"
 		cfg.OpTimeout = patience
 		test(t, cfg)
 	})
+}
+
+// clusterConfig is that of a cluster of one.
+func clusterConfig(t testing.TB, level consistency.Level) Config {
+	cfg := testConfig()
+	cfg.Level = level
+	cfg.Peer, cfg.Gossip = attunetest.FreeAddr(t), attunetest.FreeAddr(t)
+	cfg.OpTimeout = patience
+	return cfg
 }
 
 // client is a connection that speaks text.

@@ -101,6 +101,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		ready = 0
 	}
 	gauge(readyDesc, ready)
+	n.collectCluster(count, gauge)
 	gauge(infoDesc, 1, n.cfg.Name, n.cfg.Version, n.cfg.Level.String())
 }
 

@@ -1,15 +1,12 @@
 package controller
 
 import (
-	"context"
-	"errors"
 	"sync"
+	"time"
 
 	"github.com/attunekv/attune"
-	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/protocol"
-	"github.com/attunekv/attune/replica"
 )
 
 const (
@@ -51,6 +48,7 @@ type want uint8
 const (
 	wantInput  want = iota // everything understood so far is answered
 	wantOutput             // too many replies gathered: write them, step again
+	wantAnswer             // leave it alone until call.Done is called, then step again
 	wantDetach             // a long answer is due: call detached, then step again
 	wantClose              // write what is gathered, then close
 )
@@ -59,12 +57,20 @@ const (
 // the bytes puts them where space says, calls received, then step until it wants
 // input, and writes what is in out. So a goroutine and an event loop drive the
 // same code. It is used by one goroutine at a time.
+//
+// Where the engine answers later, step stops in the middle of the batch and is
+// called again for the same command. It finds what it asked for by then: asking
+// leaves nothing on the stack.
 type session struct {
 	node   *Node
 	counts *counters
 	parser protocol.Parser
-	level  consistency.Session
 	out    output
+
+	call  attune.Call // to the engine, whose it is while asked says so
+	asked asked       // and not answered yet
+	got   asked       // answered, and not used yet by the current read
+	turn  time.Time   // when step was called: deadlines count from it
 
 	work       *workspace // nil while idle
 	start, end int        // the unparsed part of work.in
@@ -82,10 +88,22 @@ type session struct {
 
 	opsToTell int // how many of work.res are still to be told
 
-	now     int64 // the clock this turn's reads and replies go by, unix ms
+	now     int64 // the clock that reads and replies go by, unix ms: no older than the barrier
 	barrier bool  // passed, and nothing received or written since
+	barred  error // the barrier failed, and nothing received or written since
 	reply   mark  // where the replies of the current text read begin
-	failed  bool  // the current text read was answered with an error
+
+	// What the current read found of the item's use, before its lease was written.
+	used struct {
+		fetched  bool
+		accessed int64
+	}
+	flush struct { // the current one
+		shards int   // that have answered
+		err    error // of one of them
+	}
+
+	failed  bool // the current text read was answered with an error
 	closing bool
 	// detached streams a long answer, with wantDetach.
 	detached func(emit func(line []byte) error) error
@@ -94,6 +112,7 @@ type session struct {
 
 func newSession(n *Node, c *counters) *session {
 	s := &session{node: n, counts: c}
+	s.call.Ctx = n.ctx
 	s.parser.MaxItem = n.cfg.MaxItemSize
 	s.parser.NoFlush = n.cfg.DisableFlush
 	return s
@@ -118,7 +137,7 @@ func (s *session) space() []byte {
 
 // received says that n bytes came.
 func (s *session) received(n int) {
-	s.barrier = false
+	s.barrier, s.barred = false, nil
 	if s.big != nil {
 		s.bigFilled += n
 		return
@@ -136,19 +155,24 @@ func (s *session) idle() bool {
 func (s *session) release() {
 	if s.work != nil && s.start == s.end && s.big == nil && s.n == 0 && s.out.size == 0 {
 		s.work.reply, s.out.buf = s.out.buf, nil
+		s.call.Ops, s.call.Res = nil, nil // they point into it
 		workspaces.Put(s.work)
 		s.work, s.start, s.end = nil, 0, 0
 	}
 }
 
-// step parses and executes what was received. It calls itself done (wantInput)
-// only when no whole command is left.
-func (s *session) step(ctx context.Context) want {
+// step parses and executes what was received; now is the time, more or less. It
+// calls itself done (wantInput) only when no whole command is left.
+func (s *session) step(now time.Time) want {
 	if s.work == nil {
 		return wantInput
 	}
+	s.turn = now
+	if s.asked != askedNothing {
+		s.answered()
+	}
 	for {
-		if w := s.run(ctx); w != wantInput {
+		if w := s.run(); w != wantInput {
 			return w
 		}
 		if s.closing {
@@ -233,9 +257,9 @@ func (s *session) parse() (more bool, err error) {
 }
 
 // run executes and answers the batch, in order.
-func (s *session) run(ctx context.Context) want {
+func (s *session) run() want {
 	if s.n > 0 {
-		s.now = s.node.now()
+		s.now = s.node.now() // behind a barrier that was answered later, too
 	}
 	if s.next == 0 && s.n > 1 {
 		s.prefetch()
@@ -254,10 +278,14 @@ func (s *session) run(ctx context.Context) want {
 		case s.failed && (r.Kind == protocol.End || r.Undo):
 			s.failed = false
 		case r.Kind == protocol.Op && isRead(&r.Op):
-			s.read(ctx, r)
+			if s.read(r); s.asked != askedNothing {
+				return wantAnswer
+			}
 		case r.Kind == protocol.Op:
 			if s.opsToTell == 0 {
-				s.write(ctx)
+				if s.write(); s.asked != askedNothing {
+					return wantAnswer
+				}
 			}
 			s.tell(r, &s.work.res[len(s.work.ops)-s.opsToTell])
 			s.opsToTell--
@@ -286,184 +314,6 @@ func (s *session) prefetch() {
 			s.node.route(&r.Op.Key).replica.Prefetch(r.Op.Key)
 		}
 	}
-}
-
-// isRead reports whether op is answered by the local replica behind a barrier.
-// A lease may turn out to need a write; see read.
-func isRead(op *attune.Op) bool {
-	return op.Verb == attune.Get && !op.Mode.Has(attune.Retime)
-}
-
-// read answers one read.
-func (s *session) read(ctx context.Context, r *protocol.Request) {
-	op := &r.Op
-	sh := s.node.route(&op.Key)
-	item, err := s.look(ctx, sh, op)
-	if err != nil {
-		s.tell(r, &attune.Result{Status: attune.Failed, Err: err})
-		return
-	}
-	change, res := op.Decide(&item, s.now, nil)
-	if !change.None() {
-		// The reader wins a lease or creates the item: that is a write, and is
-		// decided where writes are.
-		s.work.ops = append(s.work.ops[:0], *op)
-		s.execute(ctx, sh)
-		if res := &s.work.res[0]; !res.Absent {
-			// The engine read the item once more: what the reply tells of its use
-			// is from before this command.
-			res.Item.Fetched, res.Item.Accessed = item.Fetched, item.Accessed
-		}
-		s.tell(r, &s.work.res[0])
-		return
-	}
-	if res.Status == attune.Miss && item.Version != 0 {
-		s.tally.add(getExpired, 1)
-	}
-	s.tell(r, &res)
-}
-
-// look gets the item a read asks for: the zero Item if there is none.
-func (s *session) look(ctx context.Context, sh *shard, op *attune.Op) (attune.Item, error) {
-	if sh.waits {
-		var cancel context.CancelFunc
-		ctx, cancel = s.bound(ctx)
-		defer cancel()
-	}
-	if !s.barrier {
-		if err := sh.engine.Barrier(ctx, &s.level); err != nil {
-			return attune.Item{}, err
-		}
-		s.barrier = true
-	}
-	bump := !op.Mode.Has(attune.NoBump)
-	if !op.NeedsValue() {
-		return sh.replica.Peek(op.Key, bump), nil
-	}
-	var item attune.Item
-	var err error
-	if sh.waits {
-		if s.work.ahead.slot[s.next] == 0 {
-			s.fetchAhead(ctx, sh)
-		}
-		i := s.work.ahead.slot[s.next] - 1
-		item, err = s.work.ahead.items[i], s.work.ahead.errs[i]
-	} else {
-		item, err = sh.replica.Get(ctx, op.Key, s.work.value, bump)
-		// A Large one is the store's own memory: nothing may be read into it.
-		if len(item.Value) < kvadapter.Large && cap(item.Value) > cap(s.work.value) {
-			s.work.value = item.Value[:0]
-		}
-	}
-	if errors.Is(err, replica.ErrGone) {
-		return sh.engine.Recover(ctx, op.Key, item)
-	}
-	return item, err
-}
-
-// fetchAhead gets the values of this read and of those behind it, up to the
-// next write or until they are worth a reply.
-func (s *session) fetchAhead(ctx context.Context, sh *shard) {
-	a := &s.work.ahead
-	a.keys = a.keys[:0]
-	a.slot = [batchSize]uint8{} // what an earlier call fetched is overwritten
-	bump := !s.work.batch[s.next].Op.Mode.Has(attune.NoBump)
-	size := 0 // what a client that does not read would make this session hold
-	for i := s.next; i < s.n && size < highWater; i++ {
-		r := &s.work.batch[i]
-		if r.Kind != protocol.Op {
-			continue
-		}
-		if !isRead(&r.Op) {
-			break
-		}
-		if r.Op.NeedsValue() && s.node.route(&r.Op.Key) == sh && bump == !r.Op.Mode.Has(attune.NoBump) {
-			size += sh.replica.Peek(r.Op.Key, false).Size
-			a.keys = append(a.keys, r.Op.Key)
-			a.slot[i] = uint8(len(a.keys))
-		}
-	}
-	for len(a.items) < len(a.keys) {
-		a.items, a.errs = append(a.items, attune.Item{}), append(a.errs, nil)
-	}
-	sh.replica.GetMulti(ctx, a.keys, a.items[:len(a.keys)], a.errs[:len(a.keys)], bump)
-}
-
-// write executes the writes of the batch from next on that one shard serves.
-// Answers that need no engine may stand between them; a read may not.
-func (s *session) write(ctx context.Context) {
-	var sh *shard
-	s.work.ops = s.work.ops[:0]
-	for i := s.next; i < s.n; i++ {
-		r := &s.work.batch[i]
-		if r.Kind == protocol.Reply || r.Kind == protocol.Noop {
-			continue
-		}
-		if r.Kind != protocol.Op || isRead(&r.Op) {
-			break
-		}
-		if r.Op.Verb == attune.Flush {
-			if sh == nil {
-				s.work.ops = append(s.work.ops, r.Op)
-				s.flushAll(ctx)
-				return
-			}
-			break
-		}
-		if to := s.node.route(&r.Op.Key); sh != nil && to != sh {
-			break
-		} else {
-			sh = to
-		}
-		s.work.ops = append(s.work.ops, r.Op)
-	}
-	s.execute(ctx, sh)
-	s.opsToTell = len(s.work.ops)
-}
-
-// execute writes s.work.ops to sh, results in s.work.res.
-func (s *session) execute(ctx context.Context, sh *shard) {
-	for len(s.work.res) < len(s.work.ops) {
-		s.work.res = append(s.work.res, attune.Result{})
-	}
-	if sh.waits {
-		var cancel context.CancelFunc
-		ctx, cancel = s.bound(ctx)
-		defer cancel()
-	}
-	sh.engine.Write(ctx, &s.level, s.work.ops, s.work.res[:len(s.work.ops)])
-	for i := range s.work.ops {
-		s.work.ops[i].Value = nil // it may be Large, and the store's to drop
-	}
-	s.barrier = false
-	// Replies count from no earlier than the writes did, or a TTL just set would
-	// read back a second longer.
-	s.now = s.node.now()
-	s.work.ahead.slot = [batchSize]uint8{} // what was fetched may have changed
-}
-
-// bound limits how long a command may wait.
-func (s *session) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if d := s.node.cfg.OpTimeout; d > 0 {
-		return context.WithTimeoutCause(ctx, d, errOpTimeout)
-	}
-	return ctx, func() {}
-}
-
-// flushAll executes the one Flush in s.work.ops on every shard. It failed if it
-// failed anywhere.
-func (s *session) flushAll(ctx context.Context) {
-	var failed error
-	for _, sh := range s.node.shards {
-		s.execute(ctx, sh)
-		if s.work.res[0].Status == attune.Failed {
-			failed = s.work.res[0].Err
-		}
-	}
-	if failed != nil {
-		s.work.res[0].Status, s.work.res[0].Err = attune.Failed, failed
-	}
-	s.opsToTell = 1
 }
 
 // tell appends the reply to an Op and counts it. The error of one key of a text

@@ -5,6 +5,7 @@ import (
 	"os"
 	"sort"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/attunekv/attune"
@@ -56,6 +57,7 @@ func (s *session) stats(r *protocol.Request) {
 		}
 		emit("level", n.cfg.Level)
 		emit("name", n.cfg.Name)
+		n.clusterStats(emit)
 	default:
 		s.out.grew(r.AppendText(s.out.buf, "ERROR"))
 		return
@@ -158,6 +160,16 @@ func (n *Node) settingStats(emit func(string, any)) {
 	emit("op_timeout", n.cfg.OpTimeout)
 	emit("drain_timeout", n.cfg.DrainTimeout)
 	emit("name", n.cfg.Name)
+	if n.cluster.Load() == nil {
+		return
+	}
+	emit("peer", n.cfg.Peer)
+	emit("peer_advertise", orNone(n.cfg.PeerAdvertise))
+	emit("gossip", n.cfg.Gossip)
+	emit("join", orNone(strings.Join(n.cfg.Join, ",")))
+	emit("expect", n.cfg.Expect)
+	emit("data_dir", orNone(n.cfg.DataDir))
+	emit("sync", n.cfg.Sync)
 }
 
 // itemStats and slabStats speak of one class, number 1, that holds everything:

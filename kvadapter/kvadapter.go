@@ -83,7 +83,8 @@ type Batcher interface {
 
 // Scanner is a Backend that can list what it holds, in no particular order and
 // without a consistent cut. It stops early when fn returns false. key is valid
-// until fn returns.
+// until fn returns. fn may take its time, and call the backend: it is called with
+// no lock held.
 type Scanner interface {
 	Scan(ctx context.Context, fn func(key []byte, stamp Stamp, size int) bool) error
 }

@@ -37,6 +37,10 @@ func (r *Replica) Apply(c *attune.Change) (applied bool, err error) {
 	moves := c.Item.Stored == c.Item.Version // new bytes come with it
 	now := r.now()
 	keyLen := len(c.Key.Text)
+	if e != nil {
+		s.save(i)
+		r.mortal(e, -1)
+	}
 	switch {
 	case e == nil:
 		e = s.insert(c.Key.Hash)
@@ -54,6 +58,7 @@ func (r *Replica) Apply(c *attune.Change) (applied bool, err error) {
 	}
 	e.set(&c.Item, keyLen)
 	e.use(now)
+	r.mortal(e, 1)
 	s.bytes += e.bytes()
 	if !moves {
 		return true, nil
@@ -100,12 +105,20 @@ func (r *Replica) drop(s *segment, c *attune.Change, e *entry, i uint32) {
 		}
 	}
 	s.bytes -= e.bytes()
+	r.mortal(e, -1)
 	s.remove(i)
 	r.items.Add(-1)
 	r.account(s)
 	if r.memory != nil {
 		// Its Delete cannot fail: there is no server, and ctx never ends.
 		_ = r.memory.Delete(context.Background(), c.Key)
+	}
+}
+
+// mortal counts an entry in or out, by, if it has an expiry.
+func (r *Replica) mortal(e *entry, by int64) {
+	if e.expires() != 0 {
+		r.expiring.Add(by)
 	}
 }
 
@@ -133,3 +146,6 @@ func (r *Replica) Flush(floor attune.Version) {
 		}
 	}
 }
+
+// Floor is the version up to which items are dead, as Flush or Install left it.
+func (r *Replica) Floor() attune.Version { return attune.Version(r.floor.Load()) }

@@ -13,6 +13,9 @@
 //	settle.go   bytes on their way to a backend that is not in this process
 //	evict.go    Over, Victim, Dead: what should go, as Changes to be stamped
 //	index.go    the index: 256 segments of dense pages
+//	cut.go      Cut: the index of one moment, written out while it changes
+//	install.go  Install: a peer's index in place of this one; Digest compares them
+//	export.go   Export, Import, Restore: bytes from replica to replica
 //	stats.go    counters; scan.go lists items
 //
 // One set: the engine stamps a [attune.Change] and calls Apply, which locks the
@@ -26,10 +29,18 @@
 // the bytes are lost and the answer is [ErrGone]: the engine then removes
 // exactly that version and reports a miss.
 //
+// One new replica of an engine with peers: an old one Cuts its index, where its
+// log is then, and writes it; the new one Installs it and applies the log from
+// there. The bytes follow, by Export and Import, or singly by Restore, and may
+// come from later than the Cut: what the index does not name yet is passed over,
+// and the log brings it. Once all of an Export was imported, and the log applied
+// as far as it was at the end of that, no bytes are missing that the exporter had.
+//
 // A replica drops an entry only by a Change, also for expiry and eviction:
 // Victim and Dead merely propose. There are no tombstones: a delete removes the
 // entry. With a single controller nothing acknowledged before a deletion comes
 // back, as its clock issues each version once; a change stamped before and
-// applied after it is concurrent with it, and may win. An engine with peers must remember a deletion's
-// version until all of them have seen it.
+// applied after it is concurrent with it, and may win. An engine with peers must
+// apply changes in one order everywhere, as a log has them, or remember a
+// deletion's version until all have seen it.
 package replica

@@ -17,6 +17,10 @@ const (
 // Over reports whether index and bytes together exceed the memory limit.
 func (r *Replica) Over() bool { return r.limit > 0 && r.usage() > r.limit }
 
+// Excess is by how many bytes they exceed it, negative if they do not. Without a
+// limit it means nothing.
+func (r *Replica) Excess() int64 { return r.usage() - r.limit }
+
 func (r *Replica) usage() int64 {
 	n := r.index.Load()
 	if r.memory != nil {

@@ -123,6 +123,9 @@ type segment struct {
 	pages []*page
 	n     uint32
 
+	// shadow is what an open Cut still needs of this segment, or nil.
+	shadow *shadow
+
 	// stage holds bytes on their way to a backend outside this process.
 	stage map[attune.KeyHash]*staged
 
@@ -166,6 +169,7 @@ func (s *segment) insert(h attune.KeyHash) *entry {
 	if int(s.n) == len(s.pages)*pageLen {
 		s.pages = append(s.pages, new(page))
 	}
+	s.save(s.n)
 	s.n++
 	if int(s.n) > len(s.heads) {
 		s.split()
@@ -182,6 +186,7 @@ func (s *segment) remove(i uint32) {
 	*s.linkTo(i) = s.at(i).next
 	last := s.n - 1
 	if i != last {
+		s.save(i)
 		*s.linkTo(last) = i + 1
 		*s.at(i) = *s.at(last)
 	}
@@ -192,6 +197,9 @@ func (s *segment) remove(i uint32) {
 		s.merge()
 	}
 	if p := len(s.pages) - 1; p*pageLen >= int(s.n)+pageLen/4 {
+		if s.shadow != nil {
+			s.shadow.keep(p, s.pages[p])
+		}
 		s.pages[p] = nil
 		s.pages = s.pages[:p]
 	}

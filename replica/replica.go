@@ -26,6 +26,19 @@ var (
 	ErrBusy = errors.New("key is being overwritten too fast to be read")
 )
 
+// Sentinel errors of what goes from replica to replica.
+var (
+	// ErrCutting is returned by Cut while an earlier Cut is open. Close that
+	// first, or try again later.
+	ErrCutting = errors.New("a cut of the index is open already")
+	// ErrCutDone is returned by WriteTo when the Cut was closed, or written
+	// before. A new Cut can be.
+	ErrCutDone = errors.New("cut of the index is closed or was written already")
+	// ErrCorrupt is returned by Install and Import for bytes that WriteTo and
+	// Export did not write, or that changed on the way. They must be sent again.
+	ErrCorrupt = errors.New("corrupt stream")
+)
+
 // maxReads is how many times Get fetches bytes that turn out to be of another
 // version than the index names by then.
 const maxReads = 8
@@ -57,9 +70,11 @@ type Replica struct {
 	start time.Time
 	began int64
 
-	floor atomic.Uint64 // an entry whose version is not above it is dead
-	index atomic.Int64  // bytes the index takes
-	items atomic.Int64
+	floor    atomic.Uint64 // an entry whose version is not above it is dead
+	index    atomic.Int64  // bytes the index takes
+	items    atomic.Int64
+	expiring atomic.Int64 // items with an expiry
+	cutting  atomic.Bool  // a Cut is open
 
 	sweep struct {
 		sync.Mutex

@@ -38,19 +38,27 @@ func (s *segment) overtaken(c *attune.Change) bool {
 
 // put stages a change's bytes, or its deletion.
 func (s *segment) put(c *attune.Change, gen uint32) {
-	st := s.stage[c.Key.Hash]
+	st := s.own(c.Key)
+	st.delete = c.Item.Deleted
+	st.hold(kvadapter.Stamp{Gen: gen, Version: c.Item.Version}, c.Item.Value)
+}
+
+// own makes the caller one more owner of what is staged for key, or the first.
+func (s *segment) own(key attune.Key) *staged {
+	st := s.stage[key.Hash]
 	if st == nil {
-		st = &staged{key: attune.Key{Hash: c.Key.Hash, Text: append([]byte(nil), c.Key.Text...)}}
-		s.stage[c.Key.Hash] = st
+		st = &staged{key: attune.Key{Hash: key.Hash, Text: append([]byte(nil), key.Text...)}}
+		s.stage[key.Hash] = st
 	}
 	st.owners++
-	st.delete = c.Item.Deleted
-	st.rec = kvadapter.Record{Stamp: kvadapter.Stamp{Gen: gen, Version: c.Item.Version}}
-	if v := c.Item.Value; len(v) >= kvadapter.Large {
-		st.rec.Value = v
-	} else {
-		st.rec.Value = append(make([]byte, 0, len(v)), v...)
+	return st
+}
+
+func (st *staged) hold(stamp kvadapter.Stamp, v []byte) {
+	if len(v) < kvadapter.Large {
+		v = append(make([]byte, 0, len(v)), v...)
 	}
+	st.rec = kvadapter.Record{Stamp: stamp, Value: v}
 }
 
 // value returns it's bytes if they are staged, else nil.
@@ -75,14 +83,17 @@ func (r *Replica) Settle(ctx context.Context, c *attune.Change) error {
 	if r.memory != nil || c.Key.Text == nil || !c.Item.Deleted && c.Item.Stored != c.Item.Version {
 		return nil
 	}
-	v := c.Item.Version
 	s := r.segment(c.Key.Hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.stage[c.Key.Hash]
+	return r.settle(ctx, s, s.stage[c.Key.Hash], c.Item.Version)
+}
+
+// settle is what Settle does for an owner of st who waits for version v.
+func (r *Replica) settle(ctx context.Context, s *segment, st *staged, v attune.Version) error {
 	defer func() {
 		if st.owners--; st.owners == 0 {
-			delete(s.stage, c.Key.Hash)
+			delete(s.stage, st.key.Hash)
 		}
 	}()
 	for {

@@ -29,7 +29,9 @@ func newBenchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure a memcache server under load",
 		Long: `Bench loads a memcache server with gets and sets, and reports throughput,
-latency percentiles and CPU time per operation.
+latency percentiles and CPU time per operation. A server may be a cluster: then
+the connections are dealt out to its addresses in turn, and the CPU time is that
+of all its processes together.
 
 Without --rate the loop is closed: each connection sends --pipeline requests at
 once and the next batch when all are answered. With --rate requests are sent at
@@ -40,10 +42,15 @@ With --vs the two servers take turns, and ratios are those of neighbouring
 rounds. With --pid (Linux) the server's own CPU time is read, which says what the
 server costs even when it shares the machine with this command.
 
+With --incr every request adds 1 to a counter; --keys 1 makes that one hot
+counter. Counters are set to 0 first; with --prefill=false they go on from where
+they are, and one that is missing is an error.
+
 The load writes keys that start with "bench:". Ctrl-C ends it early and reports
 what was measured. The exit status is not 0 if any request failed.`,
 		Example: `  attune bench --server 127.0.0.1:8000 --duration 10s
   attune bench --rate 50000 --dist zipf --value-size 64-1024
+  attune bench --server 10.0.0.1:8000,10.0.0.2:8000,10.0.0.3:8000 --incr --keys 1
   attune bench --pid $(pidof attune) --vs 127.0.0.1:11211 --vs-pid $(pidof memcached) --pipeline 16`,
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
@@ -58,6 +65,11 @@ what was measured. The exit status is not 0 if any request failed.`,
 			if set("zipf-s") && o.Dist != "zipf" {
 				return fmt.Errorf("--zipf-s needs --dist zipf")
 			}
+			for _, name := range []string{"ratio", "value-size"} {
+				if o.Incr && set(name) {
+					return fmt.Errorf("--%s says nothing with --incr: use one of them", name)
+				}
+			}
 			if !slices.Contains(bench.Formats, output) {
 				return fmt.Errorf("--output %q: must be one of %s", output, strings.Join(bench.Formats, ", "))
 			}
@@ -65,15 +77,16 @@ what was measured. The exit status is not 0 if any request failed.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Server, "server", o.Server, "server to measure, `host:port` or unix:/path")
-	f.StringVar(&o.VS, "vs", o.VS, "second server to alternate with, `host:port` or unix:/path")
-	f.IntVar(&o.PID, "pid", o.PID, "process of --server, to read its CPU time (Linux)")
-	f.IntVar(&o.VSPID, "vs-pid", o.VSPID, "process of --vs, to read its CPU time (Linux)")
+	f.StringVar(&o.Server, "server", o.Server, "server to measure, `host:port` or unix:/path; of a cluster several, with commas between")
+	f.StringVar(&o.VS, "vs", o.VS, "second server or cluster to alternate with, `host:port` or unix:/path")
+	f.Var(&o.PID, "pid", "process of --server, or all of a cluster's, to read their CPU time (Linux)")
+	f.Var(&o.VSPID, "vs-pid", "process of --vs, or all of a cluster's, to read their CPU time (Linux)")
 	f.StringVar(&o.Protocol, "protocol", o.Protocol, "text, meta or binary")
 	f.IntVar(&o.Conns, "conns", o.Conns, "connections per server")
 	f.IntVar(&o.Threads, "threads", o.Threads, "threads that drive them")
 	f.IntVar(&o.Pipeline, "pipeline", o.Pipeline, "requests in flight per connection")
 	f.IntVar(&o.Rate, "rate", o.Rate, "send this many `ops` per second in total (0: as fast as answered)")
+	f.BoolVar(&o.Incr, "incr", o.Incr, "add 1 to a counter with every request, instead of gets and sets")
 	f.Var(&o.Ratio, "ratio", "gets to sets")
 	f.Int64Var(&o.Keys, "keys", o.Keys, "number of keys")
 	f.IntVar(&o.KeySize, "key-size", o.KeySize, "`bytes` of a key")

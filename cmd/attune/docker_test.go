@@ -7,9 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/internal/attunetest"
 )
 
@@ -81,6 +84,15 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// composeService and composeVariable are lines of what docker-compose config
+// prints.
+var (
+	composeService  = regexp.MustCompile(`^  (\w+):$`)
+	composeVariable = regexp.MustCompile(`^      (ATTUNE_\w+): (.*)$`)
+)
+
+// TestComposeFile holds the controllers of docker-compose.yml to what attune
+// accepts, and to each other.
 func TestComposeFile(t *testing.T) {
 	compose := []string{"docker-compose"}
 	if _, err := exec.LookPath(compose[0]); err != nil {
@@ -94,9 +106,36 @@ func TestComposeFile(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"11201", "11202", "11203", "memcached1:11211,memcached2:11211,memcached3:11211"} {
+	for _, want := range []string{"11201", "11202", "11203", "8000", "8001", "8002", "9090", "9091", "9092"} {
 		if !strings.Contains(string(out), want) {
-			t.Errorf("docker-compose.yml comes to\n%s\nwithout %s", out, want)
+			t.Errorf("docker-compose.yml comes to\n%s\nwithout port %s", out, want)
 		}
+	}
+	environ := make(map[string][]string)
+	service := ""
+	for line := range strings.Lines(string(out)) {
+		line = strings.TrimRight(line, "\n")
+		if m := composeService.FindStringSubmatch(line); m != nil {
+			service = m[1]
+		} else if m := composeVariable.FindStringSubmatch(line); m != nil {
+			environ[service] = append(environ[service], m[1]+"="+strings.Trim(m[2], `"'`))
+		}
+	}
+	for i := range 3 {
+		name := fmt.Sprintf("attune%d", i+1)
+		t.Run(name, func(t *testing.T) {
+			s := mustResolve(t, nil, environ[name]...)
+			if s.Name != name || s.Backend != fmt.Sprintf("memcached://memcached%d:11211", i+1) || s.Level != consistency.Linearizable || s.Expect != 3 {
+				t.Errorf("%q come to %s, %s, %v, expecting %d", environ[name], s.Name, s.Backend, s.Level, s.Expect)
+			}
+			if want := []string{"attune1:7946", "attune2:7946", "attune3:7946"}; !slices.Equal(s.Join, want) {
+				t.Errorf("it joins %q, want %q", s.Join, want)
+			}
+			for _, a := range []string{s.Peer, s.Gossip} {
+				if !strings.HasPrefix(a, "0.0.0.0:") {
+					t.Errorf("it listens for the others on %s, which they do not reach in a container of their own", a)
+				}
+			}
+		})
 	}
 }

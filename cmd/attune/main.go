@@ -42,12 +42,13 @@ in memory or in memcached servers, at the consistency level you choose.
 
   attune serve                      start a controller on 127.0.0.1:8000
   attune cli                        talk to it
+  attune show                       show its cluster
   attune bench                      measure it`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newRecoverCommand(), newVersionCommand())
 	return root
 }
 

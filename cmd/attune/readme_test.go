@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/attunekv/attune/internal/attunetest"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the settings of the code into README.md")
@@ -28,7 +30,11 @@ func TestReadmeTable(t *testing.T) {
 	var want strings.Builder
 	want.WriteString("| setting | default | meaning |\n|---|---|---|\n")
 	for _, st := range allSettings {
-		fmt.Fprintf(&want, "| `%s` | `%s` | %s |\n", st.key, st.value, st.usage)
+		value := "none"
+		if st.value != "" {
+			value = "`" + st.value + "`"
+		}
+		fmt.Fprintf(&want, "| `%s` | %s | %s |\n", st.key, value, st.usage)
 	}
 	if have == want.String() {
 		return
@@ -44,8 +50,26 @@ func TestReadmeTable(t *testing.T) {
 // longNumber is a cas unique, which no two runs have in common.
 var longNumber = regexp.MustCompile(`\d{15,}`)
 
-// TestReadmeTour runs the commands of the README's tour, in their order, and
-// compares what they print with what the README shows.
+// tourCluster starts the three controllers of the tour, and returns what replaces
+// their addresses in it.
+func tourCluster(t *testing.T) *strings.Replacer {
+	t.Helper()
+	first := attunetest.FreeAddr(t)
+	var addresses []string
+	for i := range 3 {
+		gossip := "127.0.0.1:0"
+		if i == 0 {
+			gossip = first
+		}
+		p := startServe(t, "--name", fmt.Sprintf("n%d", i+1), "--consistency", "linearizable",
+			"--peer", "127.0.0.1:0", "--gossip", gossip, "--join", first)
+		addresses = append(addresses, fmt.Sprintf("127.0.0.1:%d", 8000+i), p.addr)
+	}
+	return strings.NewReplacer(addresses...)
+}
+
+// TestReadmeTour runs the commands of the README's tour, in their order, on three
+// controllers, and compares what they print with what the README shows.
 func TestReadmeTour(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil {
 		t.Skip("needs bash")
@@ -54,12 +78,16 @@ func TestReadmeTour(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := startServe(t)
+	addresses := tourCluster(t)
 	commands := 0
 	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(string(raw), -1) {
 		for _, step := range strings.Split("\n"+block[1], "\n$ ")[1:] {
 			line, want, _ := strings.Cut(step, "\n")
-			command := strings.ReplaceAll(line, "bin/attune cli", attune+" cli --server "+p.addr)
+			command := line
+			if !strings.Contains(line, "cli -s ") {
+				command = strings.ReplaceAll(line, "attune cli", "attune cli -s 127.0.0.1:8000")
+			}
+			command = addresses.Replace(strings.ReplaceAll(command, "bin/attune", attune))
 			out, _ := exec.CommandContext(t.Context(), "bash", "-c", command).CombinedOutput() // some are meant to fail
 			if have := longNumber.ReplaceAllString(strings.TrimSpace(string(out)), "N"); have != longNumber.ReplaceAllString(strings.TrimSpace(want), "N") {
 				t.Errorf("$ %s\nprints\n%s\nthe README shows\n%s", line, have, want)

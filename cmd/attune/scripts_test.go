@@ -3,16 +3,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -106,18 +108,78 @@ func closed(addr string) bool {
 	return false
 }
 
-func TestStartupAndStop(t *testing.T) {
-	dir, addr, admin := clone(t), attunetest.FreeAddr(t), attunetest.FreeAddr(t)
-	environ := []string{"LISTEN=" + addr, "ADMIN=" + admin}
-	out := started(t, dir, environ...)
+// scriptPorts are those of n controllers that startup.sh starts.
+type scriptPorts struct{ n, base int }
 
-	// The commands it prints work as printed.
+// freePorts finds a row of free ones, of TCP and of UDP. They are below those that
+// the kernel gives to whoever asks for any.
+func freePorts(t *testing.T, n int) scriptPorts {
+	t.Helper()
+search:
+	for range 100 {
+		p := scriptPorts{n, 10_000 + rand.IntN(20_000)}
+		for port := range 4 * n {
+			addr := p.addr(port)
+			l, err := net.Listen("tcp", addr)
+			if err != nil {
+				continue search
+			}
+			l.Close()
+			u, err := net.ListenPacket("udp", addr)
+			if err != nil {
+				continue search
+			}
+			u.Close()
+		}
+		return p
+	}
+	t.Fatal("no row of free ports")
+	panic("unreachable")
+}
+
+func (p scriptPorts) addr(offset int) string { return fmt.Sprintf("127.0.0.1:%d", p.base+offset) }
+func (p scriptPorts) listen(node int) string { return p.addr(node) }
+func (p scriptPorts) environ() []string {
+	return []string{
+		fmt.Sprintf("PORT=%d", p.base), fmt.Sprintf("PEER=%d", p.base+p.n),
+		fmt.Sprintf("GOSSIP=%d", p.base+2*p.n), fmt.Sprintf("ADMIN=%d", p.base+3*p.n),
+	}
+}
+
+// closed fails the test if anybody listens on one of the ports.
+func (p scriptPorts) closed(t *testing.T) {
+	t.Helper()
+	for port := range 4 * p.n {
+		if !closed(p.addr(port)) {
+			t.Errorf("somebody still listens on %s", p.addr(port))
+		}
+	}
+}
+
+// sortedLines are the lines of out, in an order that does not depend on who was
+// faster.
+func sortedLines(out string) string {
+	lines := strings.SplitAfter(out, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+const threeStopped = "n1 stopped\nn2 stopped\nn3 stopped\n"
+
+func TestStartupAndStop(t *testing.T) {
+	dir, ports := clone(t), freePorts(t, 3)
+	out := started(t, dir, ports.environ()...)
+	if n := strings.Count(out, "   ready   "); n != 3 || !strings.Contains(out, "linearizable, as n1 sees it: ok") {
+		t.Errorf("startup.sh shows a cluster with %d controllers ready, want 3:\n%s", n, out)
+	}
+
+	// The commands it prints work as printed, each on another controller.
 	var printed []string
-	for _, m := range regexp.MustCompile(`(?m)^  (bin/attune cli .* (?:set|get) .*?) +(?:one command|and another)$`).FindAllStringSubmatch(out, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^  (bin/attune cli .* (?:set|get) .*?) +(?:one command|and another, of another controller)$`).FindAllStringSubmatch(out, -1) {
 		printed = append(printed, m[1])
 	}
-	if len(printed) != 2 {
-		t.Fatalf("startup.sh prints commands %q, want a set and a get, in\n%s", printed, out)
+	if len(printed) != 2 || !strings.Contains(printed[0], ports.listen(0)) || !strings.Contains(printed[1], ports.listen(2)) {
+		t.Fatalf("startup.sh prints commands %q, want a set to the first controller and a get from the last, in\n%s", printed, out)
 	}
 	for i, want := range []string{"STORED\n", "hello\n"} {
 		cmd := exec.CommandContext(t.Context(), "bash", "-c", printed[i])
@@ -127,67 +189,121 @@ func TestStartupAndStop(t *testing.T) {
 		}
 	}
 
-	// A second start leaves the first alone.
-	if out, code := script(t, dir, "startup.sh", environ...); code != 1 || !strings.Contains(out, "runs already") {
-		t.Errorf("a second startup.sh: exit %d:\n%s", code, out)
+	// A second start leaves the first alone, also if it is to be another one.
+	for _, more := range [][]string{nil, {"CONSISTENCY=eventual"}} {
+		if out, code := script(t, dir, "startup.sh", append(ports.environ(), more...)...); code != 1 || !strings.Contains(out, "runs already") {
+			t.Errorf("a second startup.sh %q: exit %d:\n%s", more, code, out)
+		}
 	}
-	if closed(addr) {
-		t.Fatal("the second startup.sh stopped the first controller")
+	for i := range 3 {
+		if closed(ports.listen(i)) {
+			t.Fatalf("the second startup.sh stopped n%d", i+1)
+		}
 	}
 
-	if out, code := script(t, dir, "stop.sh"); code != 0 || out != "attune stopped\n" {
+	if out, code := script(t, dir, "stop.sh"); code != 0 || sortedLines(out) != threeStopped {
 		t.Errorf("stop.sh: exit %d, %q", code, out)
 	}
-	if !closed(addr) || !closed(admin) {
-		t.Error("stop.sh returned, and somebody still listens")
-	}
+	ports.closed(t)
 	if out, code := script(t, dir, "stop.sh"); code != 0 || out != "" {
 		t.Errorf("stop.sh with nothing to stop: exit %d, %q", code, out)
 	}
 }
 
-// What is set in config.ini or the environment is where startup.sh looks for
-// the controller, too.
-func TestStartupGoesByConfig(t *testing.T) {
-	dir, addr := clone(t), attunetest.FreeAddr(t)
-	config := filepath.Join(dir, "config.ini")
-	if err := os.WriteFile(config, []byte("listen = "+addr+"\nadmin = off\nname = nine\n"), 0o644); err != nil {
-		t.Fatal(err)
+// With DATA a cluster that was stopped comes back with what it had; without, it is
+// a new one.
+func TestStartupKeepsData(t *testing.T) {
+	dir, ports := clone(t), freePorts(t, 3)
+	get := func() string {
+		out, _, _ := run(t, "", "cli", "--server", ports.listen(2), "get", "k")
+		return out
 	}
-	started(t, dir)
-	out, _, _ := run(t, "", "cli", "--server", addr, "stats", "settings")
-	if !regexp.MustCompile(`(?m)^name +nine$`).MatchString(out) {
-		t.Errorf("the controller runs with settings\n%s", out)
+	for i, start := range []struct {
+		environ []string
+		level   string
+		holds   string
+	}{
+		{[]string{"DATA=data"}, "linearizable", ""},
+		{[]string{"DATA=data", "CONSISTENCY=sequential"}, "sequential", "kept\n"},
+		{nil, "linearizable", ""},
+	} {
+		out := started(t, dir, append(ports.environ(), start.environ...)...)
+		if !strings.Contains(out, start.level+", as n1 sees it: ok") {
+			t.Errorf("start %d: want level %s, have\n%s", i, start.level, out)
+		}
+		if have := get(); have != start.holds {
+			t.Errorf("start %d with %q: the key holds %q, want %q", i, start.environ, have, start.holds)
+		}
+		if out, errs, code := run(t, "", "cli", "--server", ports.listen(0), "set", "k", "kept"); code != 0 {
+			t.Errorf("set: %s%s", out, errs)
+		}
+		if out, code := script(t, dir, "stop.sh"); code != 0 || sortedLines(out) != threeStopped {
+			t.Errorf("stop.sh: exit %d, %q", code, out)
+		}
 	}
+	kept, _ := filepath.Glob(filepath.Join(dir, "data", "n*", "state-*"))
+	if len(kept) != 3 {
+		t.Errorf("DATA=data has states %q, want one of each controller", kept)
+	}
+}
+
+// A level that has no cluster starts one controller, and what makes no sense is
+// refused before anything is started.
+func TestStartupAlone(t *testing.T) {
+	dir, ports := clone(t), freePorts(t, 1)
+	for _, refused := range []struct{ environ, why string }{
+		{"BACKEND=redis", "embedded or memcached, not redis"},
+		{"NODES=some", "1 to 99, not some"},
+		{"CONSISTENCY=eventual NODES=3", "one controller alone"},
+		{"CONSISTENCY=eventual DATA=data", "nothing on disk"},
+		{"CONSISTENCY=strict NODES=1", `unknown consistency level "strict"`},
+	} {
+		out, code := script(t, dir, "startup.sh", append(ports.environ(), strings.Fields(refused.environ)...)...)
+		if code != 1 || !strings.Contains(out, refused.why) {
+			t.Errorf("%s: exit %d, want 1 and %q:\n%s", refused.environ, code, refused.why, out)
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "run", "*.pid")); left != nil {
+			t.Errorf("%s left behind: %q", refused.environ, left)
+		}
+	}
+	out := started(t, dir, append(ports.environ(), "CONSISTENCY=eventual")...)
+	if !strings.Contains(out, "eventual, as n1 sees it: ok\none controller alone\n") || strings.Contains(out, "another controller") {
+		t.Errorf("startup.sh of one controller prints\n%s", out)
+	}
+	if out, code := script(t, dir, "stop.sh"); code != 0 || out != "n1 stopped\n" {
+		t.Errorf("stop.sh: exit %d, %q", code, out)
+	}
+	ports.closed(t)
 }
 
 // A failed start says why and leaves nothing running, and neither script takes
 // somebody else's server for its own.
 func TestStartupBesideAStranger(t *testing.T) {
-	dir := clone(t)
-	stranger := startServe(t)
-	out, code := script(t, dir, "startup.sh", "LISTEN="+stranger.addr, "ADMIN=off")
-	if code != 1 || !strings.Contains(out, "address already in use") {
+	dir, ports := clone(t), freePorts(t, 3)
+	stranger := startServe(t, "--listen", ports.listen(1))
+	out, code := script(t, dir, "startup.sh", ports.environ()...)
+	if code != 1 || !strings.Contains(out, "n2 did not start") || !strings.Contains(out, "address already in use") {
 		t.Errorf("startup.sh on a port in use: exit %d:\n%s", code, out)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "run", "*.pid")); left != nil {
 		t.Errorf("left behind: %q", left)
 	}
+	for _, i := range []int{0, 2} {
+		if !closed(ports.listen(i)) {
+			t.Errorf("a start that failed left n%d running", i+1)
+		}
+	}
 
 	// The number of a process that is gone may belong to another one today.
-	pid := []byte(strings.Join([]string{strconv.Itoa(stranger.Process.Pid), "bin/attune serve --config config.ini"}, "\n") + "\n")
-	if err := os.WriteFile(filepath.Join(dir, "run", "attune.pid"), pid, 0o644); err != nil {
+	pid := fmt.Sprintf("%d\nbin/attune serve --config config.ini --name n1\n", stranger.Process.Pid)
+	if err := os.WriteFile(filepath.Join(dir, "run", "n1.pid"), []byte(pid), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out, code := script(t, dir, "stop.sh"); code != 0 || out != "attune was not running\n" {
+	if out, code := script(t, dir, "stop.sh"); code != 0 || out != "n1 was not running\n" {
 		t.Errorf("stop.sh with the number of a stranger: exit %d, %q", code, out)
 	}
 	if closed(stranger.addr) {
 		t.Error("stop.sh ended a stranger")
-	}
-
-	if out, code := script(t, dir, "startup.sh", "BACKEND=redis"); code != 1 || !strings.Contains(out, "embedded or memcached, not redis") {
-		t.Errorf("BACKEND=redis: exit %d:\n%s", code, out)
 	}
 }
 
@@ -201,37 +317,38 @@ func TestStartupWithMemcached(t *testing.T) {
 			t.Skip("somebody listens on " + s)
 		}
 	}
-	dir, addr := clone(t), attunetest.FreeAddr(t)
+	dir, ports := clone(t), freePorts(t, 3)
 	// No Docker: this is about local processes, whatever the machine has.
 	bin := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bin, "docker"), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	environ := []string{"LISTEN=" + addr, "ADMIN=off", "BACKEND=memcached", "PATH=" + bin + ":" + os.Getenv("PATH")}
+	environ := append(ports.environ(), "BACKEND=memcached", "PATH="+bin+":"+os.Getenv("PATH"))
 	started(t, dir, environ...)
 
-	c := dial(t, "tcp", addr)
+	c := dial(t, "tcp", ports.listen(0))
 	c.send("set k 0 0 5\r\nhello\r\nget k\r\n")
 	c.expect("STORED\r\nVALUE k 0 5\r\nhello\r\nEND\r\n")
-	holders := 0
+	// A write is acknowledged by a quorum, and brought to the stores behind that.
 	for _, s := range servers {
 		m := dial(t, "tcp", s)
-		m.send("get k\r\n")
-		line := make([]byte, 3)
-		if _, err := m.Read(line); err != nil {
-			t.Fatal(err)
-		}
-		if bytes.Equal(line, []byte("VAL")) {
-			holders++
-		}
-	}
-	if holders != 1 {
-		t.Errorf("%d of the memcached servers hold the value, want 1", holders)
+		attunetest.Eventually(t, s+" holds the value", func() bool {
+			m.send("get k\r\n")
+			line := make([]byte, 3)
+			if _, err := io.ReadFull(m, line); err != nil {
+				t.Fatal(err)
+			}
+			if string(line) == "END" {
+				m.expect("\r\n")
+				return false
+			}
+			return string(line) == "VAL"
+		})
 	}
 
 	out, code := script(t, dir, "stop.sh")
-	want := "attune stopped\nmemcached-11201 stopped\nmemcached-11202 stopped\nmemcached-11203 stopped\n"
-	if code != 0 || out != want {
+	want := "memcached-11201 stopped\nmemcached-11202 stopped\nmemcached-11203 stopped\n" + threeStopped
+	if code != 0 || sortedLines(out) != want {
 		t.Errorf("stop.sh: exit %d, %q", code, out)
 	}
 	for _, s := range servers {
@@ -240,7 +357,7 @@ func TestStartupWithMemcached(t *testing.T) {
 		}
 	}
 
-	// One port in use: none of the servers stays.
+	// One port in use: none of the servers stays, and no controller was started.
 	l, err := net.Listen("tcp", servers[1])
 	if err != nil {
 		t.Fatal(err)
@@ -252,4 +369,5 @@ func TestStartupWithMemcached(t *testing.T) {
 	if !closed(servers[0]) || !closed(servers[2]) {
 		t.Error("a start that failed left memcached servers behind")
 	}
+	ports.closed(t)
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/term"
 
+	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/controller"
 )
 
@@ -59,17 +60,20 @@ func serve(s settings) error {
 	s.LogLevel = &level
 	s.Version = release()
 
-	limitHeap(s.MemoryLimit)
+	limitHeap(s.MemoryLimit, s.Level != consistency.Eventual)
 
-	node, err := controller.Open(s.Config)
-	if err != nil {
+	node, err := open(s.Config, signals)
+	if node == nil {
 		return err
 	}
+	var failed error
 	select {
 	case sig := <-signals:
 		s.Log.Info("stopping; the same signal again exits at once", zap.Stringer("signal", sig))
 	case <-node.ShutdownAsked():
 		s.Log.Info("stopping; a client sent shutdown")
+	case failed = <-node.Fatal():
+		s.Log.Error("stopping; this controller cannot go on", zap.Error(failed))
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- node.Close(context.Background()) }()
@@ -87,19 +91,51 @@ wait:
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("stopped uncleanly: %w", err)
+		return errors.Join(failed, fmt.Errorf("stopped uncleanly: %w", err))
 	}
-	return nil
+	return failed
+}
+
+// open starts the node, unless a signal comes first: then there is neither a node
+// nor an error.
+func open(cfg controller.Config, signals <-chan os.Signal) (*controller.Node, error) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	type opened struct {
+		node *controller.Node
+		err  error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		node, err := controller.Open(ctx, cfg)
+		done <- opened{node, err}
+	}()
+	select {
+	case o := <-done:
+		return o.node, o.err
+	case sig := <-signals:
+		cfg.Log.Info("stopping before this controller has found its place in the cluster", zap.Stringer("signal", sig))
+		cancel(errors.New(sig.String()))
+		if o := <-done; o.node != nil { // it was faster
+			return nil, o.node.Close(context.Background())
+		}
+		return nil, nil
+	}
 }
 
 // limitHeap makes the collector run often enough that what was replaced or
 // evicted, and is garbage, does not pile up over the memory limit: it bounds the
-// live values, a tenth for what surrounds them, and room for connections.
-// GOMEMLIMIT overrides it.
-func limitHeap(limit int64) {
-	if limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(limit + limit/10 + 64<<20)
+// live values, a tenth for what surrounds them, and room for connections, or for
+// those and the log that is kept for other controllers. GOMEMLIMIT overrides it.
+func limitHeap(limit int64, log bool) {
+	if limit == 0 || os.Getenv("GOMEMLIMIT") != "" {
+		return
 	}
+	room := int64(64 << 20)
+	if log {
+		room += 192 << 20
+	}
+	debug.SetMemoryLimit(limit + limit/10 + room)
 }
 
 func newLogger(format string, level zap.AtomicLevel) *zap.Logger {

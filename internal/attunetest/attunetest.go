@@ -1,7 +1,6 @@
 package attunetest
 
 import (
-	"net"
 	"testing"
 	"time"
 )
@@ -21,14 +20,14 @@ func Eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// FreeAddr returns a loopback address that nobody listens on. Somebody may take
-// it before the caller does.
+// FreeAddr returns a loopback address that nobody listens on, another one each
+// time. Somebody may take it before the caller does, but not for an outgoing
+// connection: see freeAddr.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeAddr("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }

@@ -13,13 +13,25 @@ type dialect interface {
 	// get appends a request for key. serial is told back by the protocols that
 	// can.
 	get(out, key []byte, serial uint32) []byte
-	// set appends a request to store the value of key at size bytes.
-	set(out, key, fill []byte, size int, serial uint32) []byte
-	// reply reads the reply to a get or set of key from the start of in. n is
+	// set appends a request to store v under key.
+	set(out, key []byte, v value, serial uint32) []byte
+	// incr appends a request to add 1 to the counter under key, where there is
+	// one, and to tell its new value.
+	incr(out, key []byte, serial uint32) []byte
+	// reply reads the reply to one of these for key from the start of in. n is
 	// its length; 0 means that more bytes are needed. An error means that the
 	// bytes cannot be that reply, and that what follows makes no sense either.
-	reply(in, key []byte, set bool, serial uint32) (n int, a answer, err error)
+	reply(in, key []byte, v verb, serial uint32) (n int, a answer, err error)
 }
+
+// verb is what a request asks for.
+type verb uint8
+
+const (
+	verbGet verb = iota
+	verbSet
+	verbIncr
+)
 
 // answer is what a reply said.
 type answer struct {
@@ -32,8 +44,8 @@ type answerKind uint8
 const (
 	hit answerKind = iota
 	miss
-	stored
-	refused // a well-formed error, or a set not carried out
+	stored  // a set or incr carried out
+	refused // a well-formed error, or a set or incr not carried out
 )
 
 func newDialect(name string) (dialect, error) {
@@ -66,7 +78,7 @@ var (
 	errorWords  = [][]byte{[]byte("ERROR"), []byte("CLIENT_ERROR"), []byte("SERVER_ERROR")}
 )
 
-// text is the classic protocol: get and set.
+// text is the classic protocol: get, set and incr.
 type text struct{}
 
 func (text) get(out, key []byte, _ uint32) []byte {
@@ -75,28 +87,36 @@ func (text) get(out, key []byte, _ uint32) []byte {
 	return append(out, crlf...)
 }
 
-func (text) set(out, key, fill []byte, size int, _ uint32) []byte {
+func (text) set(out, key []byte, v value, _ uint32) []byte {
 	out = append(out, "set "...)
 	out = append(out, key...)
 	out = append(out, " 0 0 "...)
-	out = strconv.AppendInt(out, int64(size), 10)
+	out = strconv.AppendInt(out, int64(v.size), 10)
 	out = append(out, crlf...)
-	out = appendValue(out, key, fill, size)
+	out = v.append(out)
 	return append(out, crlf...)
 }
 
-func (text) reply(in, key []byte, set bool, _ uint32) (int, answer, error) {
+func (text) incr(out, key []byte, _ uint32) []byte {
+	out = append(out, "incr "...)
+	out = append(out, key...)
+	return append(out, " 1\r\n"...)
+}
+
+func (text) reply(in, key []byte, v verb, _ uint32) (int, answer, error) {
 	line, n, err := cutLine(in)
 	if n == 0 {
 		return 0, answer{}, err
 	}
 	switch {
-	case set && bytes.Equal(line, wordStored):
+	case v == verbSet && bytes.Equal(line, wordStored), v == verbIncr && isNumber(line):
 		return n, answer{kind: stored}, nil
-	case set && isAny(line, textRefused), isError(line):
+	case v != verbGet && isAny(line, textRefused), isError(line):
 		return n, answer{refused, line}, nil
-	case set:
+	case v == verbSet:
 		return 0, answer{}, unexpected("set", line)
+	case v == verbIncr:
+		return 0, answer{}, unexpected("incr", line)
 	case bytes.Equal(line, wordEnd):
 		return n, answer{kind: miss}, nil
 	case !bytes.HasPrefix(line, wordValue):
@@ -117,7 +137,7 @@ func (text) reply(in, key []byte, set bool, _ uint32) (int, answer, error) {
 	return block(in, n, size, tailEnd)
 }
 
-// meta is mg and ms.
+// meta is mg, ms and ma.
 type meta struct{}
 
 func (meta) get(out, key []byte, _ uint32) []byte {
@@ -126,43 +146,57 @@ func (meta) get(out, key []byte, _ uint32) []byte {
 	return append(out, " v\r\n"...)
 }
 
-func (meta) set(out, key, fill []byte, size int, _ uint32) []byte {
+func (meta) set(out, key []byte, v value, _ uint32) []byte {
 	out = append(out, "ms "...)
 	out = append(out, key...)
 	out = append(out, ' ')
-	out = strconv.AppendInt(out, int64(size), 10)
+	out = strconv.AppendInt(out, int64(v.size), 10)
 	out = append(out, crlf...)
-	out = appendValue(out, key, fill, size)
+	out = v.append(out)
 	return append(out, crlf...)
 }
 
-func (meta) reply(in, _ []byte, set bool, _ uint32) (int, answer, error) {
+// incr asks for the value, as the other dialects cannot help doing: a counter is
+// for reading.
+func (meta) incr(out, key []byte, _ uint32) []byte {
+	out = append(out, "ma "...)
+	out = append(out, key...)
+	return append(out, " v\r\n"...)
+}
+
+func (meta) reply(in, _ []byte, v verb, _ uint32) (int, answer, error) {
 	line, n, err := cutLine(in)
 	if n == 0 {
 		return 0, answer{}, err
 	}
 	line = bytes.TrimRight(line, " ") // 1.6.18 leaves one after "HD"
+	name := [...]string{verbGet: "mg", verbSet: "ms", verbIncr: "ma"}[v]
 	switch {
-	case set && bytes.Equal(line, wordHD):
+	case v == verbSet && bytes.Equal(line, wordHD):
 		return n, answer{kind: stored}, nil
-	case set && isAny(line, metaRefused), isError(line):
+	case v != verbGet && isAny(line, metaRefused), isError(line):
 		return n, answer{refused, line}, nil
-	case set:
-		return 0, answer{}, unexpected("ms", line)
-	case bytes.Equal(line, wordEN):
+	case v == verbGet && bytes.Equal(line, wordEN):
 		return n, answer{kind: miss}, nil
-	case !bytes.HasPrefix(line, wordVA):
-		return 0, answer{}, unexpected("mg", line)
+	case v == verbSet || !bytes.HasPrefix(line, wordVA):
+		return 0, answer{}, unexpected(name, line)
 	}
 	size, rest, ok := parseInt(line[len(wordVA):])
 	if !ok || len(rest) != 0 {
-		return 0, answer{}, unexpected("mg", line)
+		return 0, answer{}, unexpected(name, line)
 	}
-	return block(in, n, size, crlf)
+	n, a, err := block(in, n, size, crlf)
+	if v == verbIncr && n > 0 {
+		if !isNumber(a.text) {
+			return 0, answer{}, unexpected(name, a.text)
+		}
+		a = answer{kind: stored}
+	}
+	return n, a, err
 }
 
-// bin is the binary protocol: GET and SET, not their quiet forms, so that every
-// request has one reply.
+// bin is the binary protocol: GET, SET and INCREMENT, not their quiet forms, so
+// that every request has one reply.
 type bin struct{}
 
 const (
@@ -171,6 +205,7 @@ const (
 	binReply    = 0x81
 	binGet      = 0x00
 	binSet      = 0x01
+	binIncr     = 0x05
 	binOK       = 0
 	binNotFound = 1
 )
@@ -180,11 +215,19 @@ func (bin) get(out, key []byte, serial uint32) []byte {
 	return append(out, key...)
 }
 
-func (bin) set(out, key, fill []byte, size int, serial uint32) []byte {
-	out = binHead(out, binSet, key, 8, 8+len(key)+size, serial)
+func (bin) set(out, key []byte, v value, serial uint32) []byte {
+	out = binHead(out, binSet, key, 8, 8+len(key)+v.size, serial)
 	out = append(out, 0, 0, 0, 0, 0, 0, 0, 0) // flags, exptime
 	out = append(out, key...)
-	return appendValue(out, key, fill, size)
+	return v.append(out)
+}
+
+func (bin) incr(out, key []byte, serial uint32) []byte {
+	out = binHead(out, binIncr, key, 20, 20+len(key), serial)
+	out = append(out, 0, 0, 0, 0, 0, 0, 0, 1) // delta
+	out = append(out, 0, 0, 0, 0, 0, 0, 0, 0) // initial value, unused:
+	out = append(out, 255, 255, 255, 255)     // this exptime says not to create the counter
+	return append(out, key...)
 }
 
 func binHead(out []byte, opcode byte, key []byte, extras byte, body int, serial uint32) []byte {
@@ -194,17 +237,14 @@ func binHead(out []byte, opcode byte, key []byte, extras byte, body int, serial 
 	return append(out, 0, 0, 0, 0, 0, 0, 0, 0) // cas
 }
 
-func (bin) reply(in, key []byte, set bool, serial uint32) (int, answer, error) {
+func (bin) reply(in, key []byte, v verb, serial uint32) (int, answer, error) {
 	if len(in) < binHeader {
 		if len(in) > 0 && in[0] != binReply {
 			return 0, answer{}, fmt.Errorf("not a binary reply: %q", clip(in))
 		}
 		return 0, answer{}, nil
 	}
-	opcode := byte(binGet)
-	if set {
-		opcode = binSet
-	}
+	opcode := [...]byte{verbGet: binGet, verbSet: binSet, verbIncr: binIncr}[v]
 	extras := int(in[4])
 	keyLen := int(binary.BigEndian.Uint16(in[2:]))
 	status := binary.BigEndian.Uint16(in[6:])
@@ -219,19 +259,21 @@ func (bin) reply(in, key []byte, set bool, serial uint32) (int, answer, error) {
 	if len(in) < n {
 		return 0, answer{}, nil
 	}
-	value := in[binHeader+extras+keyLen : n]
+	content := in[binHeader+extras+keyLen : n]
 	switch {
-	case status == binOK && set:
+	case status == binOK && v == verbIncr && len(content) != 8:
+		return 0, answer{}, fmt.Errorf("the new value of a counter has %d bytes: % x", len(content), clip(content))
+	case status == binOK && v != verbGet:
 		return n, answer{kind: stored}, nil
 	case status == binOK:
-		return n, answer{hit, value}, nil
-	case status == binNotFound && !set:
+		return n, answer{hit, content}, nil
+	case status == binNotFound && v == verbGet:
 		return n, answer{kind: miss}, nil
 	}
-	if len(value) == 0 {
-		value = fmt.Appendf(nil, "binary status %#02x", status)
+	if len(content) == 0 {
+		content = fmt.Appendf(nil, "binary status %#02x", status)
 	}
-	return n, answer{refused, value}, nil
+	return n, answer{refused, content}, nil
 }
 
 // maxReply bounds the value a reply may announce: what a server may hold is not
@@ -295,6 +337,16 @@ func unexpected(verb string, line []byte) error {
 
 // clip keeps what an error quotes readable.
 func clip(b []byte) []byte { return b[:min(len(b), 80)] }
+
+// isNumber reports whether b is what a counter holds: up to 20 digits.
+func isNumber(b []byte) bool {
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return len(b) > 0 && len(b) <= 20
+}
 
 // parseInt reads the digits that in starts with.
 func parseInt(in []byte) (n int, rest []byte, ok bool) {

@@ -5,9 +5,10 @@
 // # Parts
 //
 //   - [Options] says what to do and is validated once, by [Run].
-//   - A target is one server under test with its connections. With a second
-//     server the two take turns, A B A B ..., so that what the machine does
-//     meanwhile falls on both.
+//   - A target is one server under test with its connections, or one cluster
+//     with its connections spread over all addresses. With a second target the
+//     two take turns, A B A B ..., so that what the machine does meanwhile falls
+//     on both.
 //   - A pass is one stretch of load: the prefill, a warm-up, a measured round.
 //     All its requests are answered, or given up, before the pass ends, so that
 //     CPU times read before and after it cover exactly its requests.

@@ -25,8 +25,8 @@ type fake struct {
 	// closed connection.
 	answer func(n int64, verb string) string
 
-	gets, sets, conns atomic.Int64
-	requests          atomic.Int64
+	gets, sets, incrs, conns atomic.Int64
+	requests                 atomic.Int64
 
 	mu     sync.Mutex // guards what follows
 	items  map[string][]byte
@@ -104,15 +104,27 @@ func (f *fake) serve(c net.Conn) {
 
 var errHangup = errors.New("hangup")
 
-// act carries one get or set out, or does as answer says. ok is whether the
+// act carries one get, set or incr out, or does as answer says. ok is whether the
 // ordinary reply is due.
 func (f *fake) act(w *bufio.Writer, verb, key string, value []byte) (got []byte, found, ok bool, err error) {
 	n := f.requests.Add(1)
 	f.mu.Lock()
-	if verb == "set" {
+	switch verb {
+	case "set":
 		f.sets.Add(1)
 		f.items[key] = value
-	} else {
+	case "incr":
+		f.incrs.Add(1)
+		if got, found = f.items[key]; found {
+			n, err := strconv.ParseUint(string(got), 10, 64)
+			if err != nil {
+				f.mu.Unlock()
+				return nil, false, false, err
+			}
+			got = strconv.AppendUint(nil, n+1, 10)
+			f.items[key] = got
+		}
+	default:
 		f.gets.Add(1)
 		got, found = f.items[key]
 	}
@@ -155,6 +167,20 @@ func (f *fake) text(r *bufio.Reader, w *bufio.Writer) error {
 		default:
 			w.WriteString("EN\r\n")
 		}
+	case "incr", "ma":
+		v, found, ok, err := f.act(w, "incr", word[1], nil)
+		switch {
+		case err != nil || !ok:
+			return err
+		case word[0] == "incr" && found:
+			fmt.Fprintf(w, "%s\r\n", v)
+		case word[0] == "incr":
+			w.WriteString("NOT_FOUND\r\n")
+		case found:
+			fmt.Fprintf(w, "VA %d\r\n%s\r\n", len(v), v)
+		default:
+			w.WriteString("NF\r\n")
+		}
 	case "set", "ms":
 		size, err := strconv.Atoi(word[len(word)-1])
 		if err != nil {
@@ -186,8 +212,11 @@ func (f *fake) binary(r *bufio.Reader, w *bufio.Writer) error {
 	extras, keyLen := int(head[4]), int(binary.BigEndian.Uint16(head[2:]))
 	key, value := string(body[extras:extras+keyLen]), body[extras+keyLen:]
 	verb := "get"
-	if head[1] == binSet {
+	switch head[1] {
+	case binSet:
 		verb = "set"
+	case binIncr:
+		verb = "incr"
 	}
 	v, found, ok, err := f.act(w, verb, key, value)
 	if err != nil || !ok {
@@ -198,6 +227,12 @@ func (f *fake) binary(r *bufio.Reader, w *bufio.Writer) error {
 	copy(reply[12:16], head[12:16])
 	switch {
 	case verb == "set":
+	case verb == "incr" && found:
+		n, err := strconv.ParseUint(string(v), 10, 64)
+		if err != nil {
+			return err
+		}
+		reply = binary.BigEndian.AppendUint64(reply, n)
 	case found:
 		reply[4] = 4
 		reply = append(append(reply, 0, 0, 0, 0), v...)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,10 +32,12 @@ const keyPrefix = "bench:"
 // from [Defaults]. The doc comments name the flags of `attune bench` because
 // the errors of a refused value do.
 type Options struct {
-	Server string `json:"server"` // --server, "host:port" or "unix:/path"
+	// Server, --server, is "host:port" or "unix:/path", or the addresses of a
+	// cluster with commas between: the connections take them in turn.
+	Server string `json:"server"`
 	VS     string `json:"vs,omitempty"`
-	PID    int    `json:"pid,omitempty"`    // of Server, to read its CPU time; 0 does not
-	VSPID  int    `json:"vs_pid,omitempty"` // of VS
+	PID    PIDs   `json:"pid,omitempty"`    // of Server, to read their CPU time; none does not
+	VSPID  PIDs   `json:"vs_pid,omitempty"` // of VS
 
 	Protocol string `json:"protocol"` // text, meta or binary
 	Conns    int    `json:"conns"`
@@ -42,6 +45,9 @@ type Options struct {
 	Pipeline int    `json:"pipeline"` // requests in flight per connection
 	Rate     int    `json:"rate"`     // ops per second of all connections together; 0 is a closed loop
 
+	// Incr makes every request an incr by 1, and every key a counter that starts
+	// at 0; Ratio and Values are unused then.
+	Incr    bool    `json:"incr,omitempty"`
 	Ratio   Ratio   `json:"ratio"`
 	Keys    int64   `json:"keys"`
 	KeySize int     `json:"key_size"` // bytes of every key
@@ -98,16 +104,31 @@ func Defaults() Options {
 
 // Validate reports the first value that cannot be run, by its flag.
 func (o *Options) Validate() error {
-	if err := validAddress(o.Server); err != nil {
-		return fmt.Errorf("--server %q: %w", o.Server, err)
-	}
-	if o.VS != "" {
-		if err := validAddress(o.VS); err != nil {
-			return fmt.Errorf("--vs %q: %w", o.VS, err)
+	for _, side := range []struct{ flag, list string }{{"server", o.Server}, {"vs", o.VS}} {
+		if side.list == "" && side.flag == "vs" {
+			continue
+		}
+		addrs := addresses(side.list)
+		for _, addr := range addrs {
+			if err := validAddress(addr); err != nil {
+				return fmt.Errorf("--%s %q: %w", side.flag, addr, err)
+			}
+		}
+		if o.Conns > 0 && o.Conns < len(addrs) {
+			return fmt.Errorf("--conns %d: must be at least the %d addresses of --%s", o.Conns, len(addrs), side.flag)
 		}
 	}
-	if o.VS == "" && o.VSPID != 0 {
+	if o.VS == "" && len(o.VSPID) > 0 {
 		return errors.New("--vs-pid needs --vs")
+	}
+	if err := o.PID.valid(); err != nil {
+		return fmt.Errorf("--pid %s: %w", o.PID, err)
+	}
+	if err := o.VSPID.valid(); err != nil {
+		return fmt.Errorf("--vs-pid %s: %w", o.VSPID, err)
+	}
+	if o.Incr && o.Verify {
+		return errors.New("--verify knows no value to expect with --incr: use one of them")
 	}
 	if _, err := newDialect(o.Protocol); err != nil {
 		return err
@@ -117,8 +138,6 @@ func (o *Options) Validate() error {
 		flag         string
 		v, low, high int64
 	}{
-		{"pid", int64(o.PID), 0, 1 << 31},
-		{"vs-pid", int64(o.VSPID), 0, 1 << 31},
 		{"conns", int64(o.Conns), 1, maxConns},
 		{"threads", int64(o.Threads), 1, maxConns},
 		{"pipeline", int64(o.Pipeline), 1, maxPipeline},
@@ -181,12 +200,19 @@ func (o *Options) String() string {
 	} else {
 		b.WriteString("closed loop")
 	}
-	fmt.Fprintf(&b, ", %d connections, pipeline %d, %s, get:set %s, %d keys of %d bytes %s",
-		o.Conns, o.Pipeline, o.Protocol, o.Ratio, o.Keys, o.KeySize, o.Dist)
+	load := "incr"
+	if !o.Incr {
+		load = "get:set " + o.Ratio.String()
+	}
+	fmt.Fprintf(&b, ", %d connections, pipeline %d, %s, %s, %d keys of %d bytes %s",
+		o.Conns, o.Pipeline, o.Protocol, load, o.Keys, o.KeySize, o.Dist)
 	if o.Dist == "zipf" {
 		fmt.Fprintf(&b, " s=%g", o.ZipfS)
 	}
-	fmt.Fprintf(&b, ", values of %s bytes, %d ", o.Values, o.Rounds)
+	if !o.Incr {
+		fmt.Fprintf(&b, ", values of %s bytes", o.Values)
+	}
+	fmt.Fprintf(&b, ", %d ", o.Rounds)
 	if o.Rounds == 1 {
 		b.WriteString("round of ")
 	} else {
@@ -202,6 +228,9 @@ func (o *Options) String() string {
 	}
 	return b.String()
 }
+
+// addresses splits what --server and --vs take.
+func addresses(list string) []string { return strings.Split(list, ",") }
 
 // validAddress accepts what [network] can split.
 func validAddress(addr string) error {
@@ -227,6 +256,61 @@ func network(addr string) (netw, address string) {
 		return "unix", path
 	}
 	return "tcp", addr
+}
+
+// maxPID is the largest process id there is: Linux stops at 2^22, others at 2^31.
+const maxPID = 1 << 31
+
+// PIDs are the processes of a server or cluster. It is a flag value.
+type PIDs []int
+
+// String returns them with commas between.
+func (p PIDs) String() string {
+	words := make([]string, len(p))
+	for i, pid := range p {
+		words[i] = strconv.Itoa(pid)
+	}
+	return strings.Join(words, ",")
+}
+
+// MarshalJSON writes a single process as a number, several as an array of them.
+func (p PIDs) MarshalJSON() ([]byte, error) {
+	if len(p) == 1 {
+		return json.Marshal(p[0])
+	}
+	return json.Marshal([]int(p))
+}
+
+// Type names the flag's argument in the help.
+func (p *PIDs) Type() string { return "N[,N...]" }
+
+// Set parses process ids with commas between.
+func (p *PIDs) Set(s string) error {
+	var all PIDs
+	for _, word := range strings.Split(s, ",") {
+		pid, err := strconv.Atoi(word)
+		if err != nil {
+			return errors.New("must be process ids with commas between, as in 71,72,73")
+		}
+		all = append(all, pid)
+	}
+	if err := all.valid(); err != nil {
+		return err
+	}
+	*p = all
+	return nil
+}
+
+func (p PIDs) valid() error {
+	for i, pid := range p {
+		if pid < 1 || pid > maxPID {
+			return fmt.Errorf("must be between 1 and %d", maxPID)
+		}
+		if slices.Contains(p[:i], pid) {
+			return fmt.Errorf("names process %d twice", pid)
+		}
+	}
+	return nil
 }
 
 // Ratio is how many gets come with how many sets. It is a flag value.

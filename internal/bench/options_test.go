@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"encoding/json"
 	"math"
 	"strings"
 	"testing"
@@ -25,8 +26,14 @@ func TestValidateNamesTheFlag(t *testing.T) {
 		{"--server", func(o *Options) { o.Server = "localhost:http" }},
 		{"--server", func(o *Options) { o.Server = "unix:" }},
 		{"--vs", func(o *Options) { o.VS = ":70000" }},
-		{"--vs-pid", func(o *Options) { o.VSPID = 1 }},
-		{"--pid", func(o *Options) { o.PID = -1 }},
+		{"--server", func(o *Options) { o.Server = "localhost:1,localhost" }},
+		{"--server", func(o *Options) { o.Server = "localhost:1," }},
+		{"--vs", func(o *Options) { o.VS = "localhost:1,unix:" }},
+		{"--conns", func(o *Options) { o.Server, o.Conns = "a:1,b:1,c:1", 2 }},
+		{"--vs-pid", func(o *Options) { o.VSPID = PIDs{1} }},
+		{"--pid", func(o *Options) { o.PID = PIDs{1, -1} }},
+		{"--pid", func(o *Options) { o.PID = PIDs{7, 8, 7} }},
+		{"--verify", func(o *Options) { o.Incr, o.Verify = true, true }},
 		{"--protocol", func(o *Options) { o.Protocol = "redis" }},
 		{"--conns", func(o *Options) { o.Conns = 0 }},
 		{"--threads", func(o *Options) { o.Threads = 0 }},
@@ -71,6 +78,18 @@ func TestFlagValues(t *testing.T) {
 			t.Errorf("sizes %s: %v, %v", in, z, err)
 		}
 	}
+	var p PIDs
+	for in, want := range map[string]string{"71": "71", "71,72,73": "[71,72,73]"} {
+		err := p.Set(in)
+		if b, e := json.Marshal(p); err != nil || e != nil || string(b) != want || p.String() != in {
+			t.Errorf("pids %s: %s, %v, %v", in, b, err, e)
+		}
+	}
+	for _, in := range []string{"", "0", "-1", "a", "1,", "1,1", "1 2", "99999999999"} {
+		if err := p.Set(in); err == nil {
+			t.Errorf("pids %q were accepted", in)
+		}
+	}
 	for _, in := range []string{"", "9", "9:", ":1", "-1:1", "0:0", "a:b", "1:2:3"} {
 		if err := r.Set(in); err == nil {
 			t.Errorf("ratio %q was accepted", in)
@@ -88,6 +107,11 @@ func TestOptionsInOneLine(t *testing.T) {
 	o.Rate, o.Dist, o.Ops, o.Rounds = 5000, "zipf", 100, 2
 	o.Duration = time.Second
 	want := "open loop at 5000 ops/s, 50 connections, pipeline 1, text, get:set 9:1, 100000 keys of 20 bytes zipf s=0.99, values of 100 bytes, 2 rounds of 100 ops or 1s"
+	if got := o.String(); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	o.Incr, o.Keys = true, 1
+	want = "open loop at 5000 ops/s, 50 connections, pipeline 1, text, incr, 1 keys of 20 bytes zipf s=0.99, 2 rounds of 100 ops or 1s"
 	if got := o.String(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

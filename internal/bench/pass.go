@@ -86,7 +86,7 @@ func (p *pass) cut() {
 
 // tally is what happened.
 type tally struct {
-	hits, misses, stored int64
+	hits, misses, stored int64 // the last counts incrs too
 	errors               int64 // refusals, wrong replies, and what was in flight on a lost connection
 	unanswered           int64 // intended, and given up when the pass ended
 	lost                 int64 // connections
@@ -140,7 +140,7 @@ func (w *worker) count(r *request, a answer, now int64) {
 		return // a refusal may be quick; the latency of work is what counts
 	}
 	h := w.get
-	if r.set {
+	if r.verb != verbGet {
 		h = w.set
 	}
 	// Cannot fail within the bounds that the histogram was made with.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -22,11 +23,11 @@ type Report struct {
 	Ratios []Ratios `json:"ratios,omitempty"`
 }
 
-// Target is one server's part of a report.
+// Target is one server's part of a report, or one cluster's.
 type Target struct {
-	Name    string     `json:"name"` // A or B
-	Server  string     `json:"server"`
-	Version string     `json:"version,omitempty"` // as the server tells it
+	Name    string     `json:"name"`              // A or B
+	Server  string     `json:"server"`            // as Options name it, a cluster with its commas
+	Version string     `json:"version,omitempty"` // as the server tells it; the different ones of a cluster
 	Rounds  []*Measure `json:"rounds"`
 	Total   *Measure   `json:"total,omitempty"` // all rounds as one; nil without any
 }
@@ -38,7 +39,7 @@ type Measure struct {
 	OpsPerSecond float64 `json:"ops_per_second"`
 	Hits         int64   `json:"hits"`
 	Misses       int64   `json:"misses"`
-	Stored       int64   `json:"stored"`
+	Stored       int64   `json:"stored"` // sets carried out, or incrs with Options.Incr
 	// Errors counts error replies, values that failed Verify, and requests in
 	// flight on a connection that was lost or answered nonsense.
 	Errors int64 `json:"errors"`
@@ -50,10 +51,10 @@ type Measure struct {
 	FirstError      string `json:"first_error,omitempty"`
 
 	Get Latency `json:"get"`
-	Set Latency `json:"set"`
+	Set Latency `json:"set"` // of the incrs with Options.Incr
 
 	OwnCPU    CPU  `json:"own_cpu"`              // of the load generator
-	ServerCPU *CPU `json:"server_cpu,omitempty"` // nil without a pid
+	ServerCPU *CPU `json:"server_cpu,omitempty"` // of all pids together; nil without
 
 	outcome
 	own, server time.Duration
@@ -186,6 +187,10 @@ func (r *Report) Write(w io.Writer, format string) error {
 func (r *Report) writeText(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	p := func(format string, a ...any) { fmt.Fprintf(w, format, a...) } // the error comes with Flush
+	write, written := "set", "stored"
+	if r.Options.Incr {
+		write, written = "incr", "incremented"
+	}
 	p("%s\n", &r.Options)
 	if r.Interrupted {
 		p("interrupted: the rounds finished until then, the last perhaps cut short\n")
@@ -202,8 +207,8 @@ func (r *Report) writeText(out io.Writer) error {
 			p("   nothing measured\n")
 			continue
 		}
-		p("   %.0f ops/s: %d ops in %.2f s; %d hits, %d misses, %d stored, %d errors",
-			m.OpsPerSecond, m.Ops, m.Seconds, m.Hits, m.Misses, m.Stored, m.Errors)
+		p("   %.0f ops/s: %d ops in %.2f s; %d hits, %d misses, %d %s, %d errors",
+			m.OpsPerSecond, m.Ops, m.Seconds, m.Hits, m.Misses, m.Stored, written, m.Errors)
 		if m.Unanswered > 0 {
 			p(", %d unanswered", m.Unanswered)
 		}
@@ -224,7 +229,7 @@ func (r *Report) writeText(out io.Writer) error {
 		for _, v := range []struct {
 			name string
 			Latency
-		}{{"get", m.Get}, {"set", m.Set}} {
+		}{{"get", m.Get}, {write, m.Set}} {
 			if v.Count > 0 {
 				p("   %s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t\n", v.name, v.Count, v.Mean, v.P50, v.P90, v.P99, v.P999, v.Max)
 			}
@@ -234,7 +239,11 @@ func (r *Report) writeText(out io.Writer) error {
 		p("\nA divided by B, %d rounds\n", len(r.Ratios[0].Rounds))
 		p("\tmin\tmedian\tmax\t\n")
 		for _, x := range r.Ratios {
-			p("   %s\t%.3f\t%.3f\t%.3f\t\n", x.Metric, x.Min, x.Median, x.Max)
+			metric := x.Metric
+			if rest, ok := strings.CutPrefix(metric, "set_"); ok {
+				metric = write + "_" + rest
+			}
+			p("   %s\t%.3f\t%.3f\t%.3f\t\n", metric, x.Min, x.Median, x.Max)
 		}
 	}
 	return w.Flush()

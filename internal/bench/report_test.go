@@ -76,6 +76,20 @@ func TestTextReport(t *testing.T) {
 	}
 }
 
+func TestTextReportOfCounters(t *testing.T) {
+	o := small(newFake(t, nil).addr)
+	o.VS, o.Incr = o.Server, true
+	var b bytes.Buffer
+	if err := run(t, o).Write(&b, "text"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{" 1000 incremented,", "   incr  ", " incr_p50_us  "} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in the report:\n%s", want, &b)
+		}
+	}
+}
+
 // Scripts read these names; a change here breaks them.
 func TestJSONReport(t *testing.T) {
 	var b bytes.Buffer

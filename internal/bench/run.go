@@ -25,21 +25,21 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 
 func (r *Report) run(ctx context.Context, o *Options) error {
 	sides := []struct {
-		name, addr string
-		pid        int
+		name, server string
+		pids         PIDs
 	}{{"A", o.Server, o.PID}, {"B", o.VS, o.VSPID}}
 	var targets []*target
 	for _, side := range sides {
-		if side.addr == "" {
+		if side.server == "" {
 			continue
 		}
-		t, err := newTarget(ctx, o, side.name, side.addr, side.pid)
+		t, err := newTarget(ctx, o, side.name, side.server, side.pids)
 		if err != nil {
 			return err
 		}
 		defer t.close()
 		targets = append(targets, t)
-		r.Targets = append(r.Targets, Target{Name: t.name, Server: t.addr, Version: t.version})
+		r.Targets = append(r.Targets, Target{Name: t.name, Server: t.server, Version: t.version})
 	}
 	if o.Prefill {
 		for _, t := range targets {
@@ -70,7 +70,7 @@ func (r *Report) run(ctx context.Context, o *Options) error {
 				return fmt.Errorf("%s: %w", stage, err)
 			}
 			if m.ConnectionsLost == int64(len(t.streams)) {
-				return fmt.Errorf("%s: all connections to %s were lost: %s", stage, t.addr, m.FirstError)
+				return fmt.Errorf("%s: all connections to %s were lost: %s", stage, t.server, m.FirstError)
 			}
 		}
 	}

@@ -77,6 +77,78 @@ func TestWithoutPrefillReadsMiss(t *testing.T) {
 	}
 }
 
+// One counter under all connections ends at the number of requests, which no
+// refused, lost or doubly sent one would leave it at.
+func TestIncrCountsEveryRequest(t *testing.T) {
+	for name, d := range drivers {
+		for _, protocol := range []string{"text", "meta", "binary"} {
+			for _, pipeline := range []int{1, 16} {
+				t.Run(fmt.Sprintf("%s/%s/pipeline=%d", name, protocol, pipeline), func(t *testing.T) {
+					t.Parallel()
+					f := newFake(t, nil)
+					o := small(f.addr)
+					o.driver, o.Protocol, o.Pipeline, o.Incr, o.Keys = d, protocol, pipeline, true, 1
+					m := run(t, o).Targets[0].Total
+					checkSums(t, m)
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					count := string(f.items["bench:00000000000000"])
+					if m.Stored != o.Ops || m.Ops != o.Ops || m.Errors != 0 || f.sets.Load() != 1 || count != "1000" {
+						t.Errorf("%d of %d ops counted, %d errors (%s), %d sets, the counter at %q",
+							m.Stored, m.Ops, m.Errors, m.FirstError, f.sets.Load(), count)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestIncrOfACounterThatIsMissing(t *testing.T) {
+	for protocol, want := range map[string]string{"text": "NOT_FOUND", "meta": "NF", "binary": "Not found"} {
+		o := small(newFake(t, nil).addr)
+		o.Protocol, o.Incr, o.Prefill = protocol, true, false
+		if m := run(t, o).Targets[0].Total; m.Errors != o.Ops || m.Ops != 0 || m.FirstError != want {
+			t.Errorf("%s: %d errors, %d ops, first %q", protocol, m.Errors, m.Ops, m.FirstError)
+		}
+	}
+}
+
+func TestClusterSharesTheLoad(t *testing.T) {
+	fakes := []*fake{newFake(t, nil), newFake(t, nil), newFake(t, nil)}
+	var addrs []string
+	for _, f := range fakes {
+		addrs = append(addrs, f.addr)
+	}
+	o := small(strings.Join(addrs, ","))
+	o.Prefill, o.Rate = false, 20_000 // an open loop, which deals requests out evenly
+	r := run(t, o)
+	var requests int64
+	for i, f := range fakes {
+		conns, n := f.conns.Load()-1, f.requests.Load() // one asked for the version
+		if want := []int64{3, 2, 2}[i]; conns != want {
+			t.Errorf("%d of 7 connections to server %d, want %d", conns, i, want)
+		}
+		if share := n * 7 / (f.conns.Load() - 1); share < 980 || share > 1020 {
+			t.Errorf("%d of 1000 requests to server %d", n, i)
+		}
+		requests += n
+	}
+	if tg := r.Targets[0]; requests != o.Ops || tg.Total.Ops != o.Ops || tg.Server != o.Server || tg.Version != "1.2.3" {
+		t.Errorf("%d requests arrived, %d ops of %s version %s", requests, tg.Total.Ops, tg.Server, tg.Version)
+	}
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := l.Addr().String()
+	l.Close()
+	o.Server += "," + nobody
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), nobody) {
+		t.Errorf("a member that does not listen: %v", err)
+	}
+}
+
 func TestDurationEndsARound(t *testing.T) {
 	for name, d := range drivers {
 		for _, rate := range []int{0, 500} {
@@ -376,7 +448,7 @@ func TestServersThatCannotBeMeasured(t *testing.T) {
 	}
 
 	o = small(newFake(t, nil).addr)
-	o.PID = 1 << 30
+	o.PID = PIDs{os.Getpid(), 1 << 30}
 	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "CPU time of") {
 		t.Errorf("no such process: %v", err)
 	}
@@ -388,7 +460,7 @@ func TestServerCPU(t *testing.T) {
 	}
 	f := newFake(t, nil)
 	o := small(f.addr)
-	o.PID, o.Ops, o.Duration = os.Getpid(), 0, 300*time.Millisecond
+	o.PID, o.Ops, o.Duration = PIDs{os.Getpid()}, 0, 300*time.Millisecond
 	m := run(t, o).Targets[0].Total
 	// Server and generator are one process here: both clocks must agree, but for
 	// the 10 ms that /proc counts in, twice.
@@ -400,6 +472,25 @@ func TestServerCPU(t *testing.T) {
 	}
 	if m.ServerCPU.PerOp <= 0 || m.ServerCPU.OpsPerSecond <= 0 {
 		t.Errorf("%+v", m.ServerCPU)
+	}
+}
+
+func TestServerCPUIsOfAllProcesses(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs /proc")
+	}
+	parent, err := serverCPU(os.Getppid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := serverCPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tg := &target{pids: PIDs{os.Getpid(), os.Getppid()}}
+	// The go command that waits for this test may use a little meanwhile.
+	if sum, err := tg.serverCPU(); err != nil || sum < own+parent || sum > own+parent+time.Second {
+		t.Errorf("%s of two processes that used %s and %s: %v", sum, own, parent, err)
 	}
 }
 
@@ -418,6 +509,11 @@ func TestMemcached(t *testing.T) {
 				checkSums(t, m)
 				if m.Ops != o.Ops || m.Errors != 0 || m.Misses != 0 || r.Targets[0].Version == "" {
 					t.Errorf("%d ops, %d errors (%s), %d misses, version %q", m.Ops, m.Errors, m.FirstError, m.Misses, r.Targets[0].Version)
+				}
+				i := small("unix:" + socket)
+				i.driver, i.Protocol, i.Pipeline, i.Incr, i.Keys = d, protocol, 8, true, 1
+				if m := run(t, i).Targets[0].Total; m.Stored != i.Ops || m.Errors != 0 {
+					t.Errorf("%d of %d incrs, %d errors (%s)", m.Stored, i.Ops, m.Errors, m.FirstError)
 				}
 				o.Values, o.Prefill = Sizes{2 << 20, 2 << 20}, false
 				o.Ops, o.Ratio = 20, Ratio{0, 1}

@@ -25,9 +25,9 @@ func clock() int64 { return int64(time.Since(started)) }
 
 // A request is one in flight.
 type request struct {
-	at  int64 // when it was sent, or in an open loop was to be sent
-	key int64
-	set bool
+	at   int64 // when it was sent, or in an open loop was to be sent
+	key  int64
+	verb verb
 }
 
 // A stream is one connection without its I/O. Its driver moves the bytes: what
@@ -103,15 +103,18 @@ func (s *stream) pump(now int64) {
 // start makes one request whose latency counts from at.
 func (s *stream) start(at, now int64) {
 	w := s.w
-	r := request{at: at, key: s.next, set: true}
+	r := request{at: at, key: s.next, verb: verbSet}
 	if !w.p.prefill {
-		r.set, r.key = s.mix.draw()
+		r.verb, r.key = s.mix.draw()
 	}
 	key := s.mix.text(r.key)
-	if r.set {
-		s.out = s.t.dialect.set(s.out, key, s.t.fill, s.mix.size(), s.serial)
-	} else {
+	switch r.verb {
+	case verbGet:
 		s.out = s.t.dialect.get(s.out, key, s.serial)
+	case verbSet:
+		s.out = s.t.dialect.set(s.out, key, s.mix.value(key, s.t.fill), s.serial)
+	case verbIncr:
+		s.out = s.t.dialect.incr(s.out, key, s.serial)
 	}
 	s.serial++
 	i := s.head + s.flying
@@ -180,7 +183,7 @@ func (s *stream) took(n int, now int64) error {
 	for s.flying > 0 && len(in) > 0 {
 		r := &s.flight[s.head]
 		key := s.mix.text(r.key)
-		n, a, err := s.t.dialect.reply(in, key, r.set, s.serial-uint32(s.flying))
+		n, a, err := s.t.dialect.reply(in, key, r.verb, s.serial-uint32(s.flying))
 		if err != nil {
 			return err
 		}

@@ -5,26 +5,29 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
 
-// A target is one server under test and the connections to it.
+// A target is one server or cluster under test and the connections to it.
 type target struct {
 	o       *Options
-	name    string // A or B
-	addr    string
-	pid     int    // 0 is unknown
-	version string // what the server calls itself; "" when it would not say
+	name    string   // A or B
+	server  string   // as the options name it
+	addrs   []string // of server; connection i goes to number i modulo their count
+	pids    PIDs     // none is unknown
+	version string   // what the server calls itself; "" when it would not say
 	driver  *driver
 	dialect dialect
 	fill    []byte // see filler
 	streams []*stream
 }
 
-// newTarget checks that there is a server, and opens the connections.
-func newTarget(ctx context.Context, o *Options, name, addr string, pid int) (*target, error) {
-	t := &target{o: o, name: name, addr: addr, pid: pid, driver: o.driver, fill: filler(o.Values.Max)}
+// newTarget checks that there is a server at every address, and opens the
+// connections.
+func newTarget(ctx context.Context, o *Options, name, server string, pids PIDs) (*target, error) {
+	t := &target{o: o, name: name, server: server, addrs: addresses(server), pids: pids, driver: o.driver, fill: filler(o.Values.Max)}
 	if t.driver == nil {
 		t.driver = bestDriver
 	}
@@ -32,14 +35,20 @@ func newTarget(ctx context.Context, o *Options, name, addr string, pid int) (*ta
 	if t.dialect, err = newDialect(o.Protocol); err != nil {
 		return nil, err
 	}
-	if pid != 0 {
-		if _, err := serverCPU(pid); err != nil {
-			return nil, err
-		}
-	}
-	if err := t.probe(ctx); err != nil {
+	if _, err := t.serverCPU(); err != nil {
 		return nil, err
 	}
+	var versions []string
+	for _, addr := range t.addrs {
+		v, err := t.probe(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		if v != "" && !slices.Contains(versions, v) {
+			versions = append(versions, v) // more than one in the midst of an upgrade
+		}
+	}
+	t.version = strings.Join(versions, ", ")
 	var z *zipf
 	if o.Dist == "zipf" {
 		z = newZipf(o.Keys, o.ZipfS)
@@ -54,12 +63,24 @@ func newTarget(ctx context.Context, o *Options, name, addr string, pid int) (*ta
 	return t, nil
 }
 
+// serverCPU returns the CPU time that the target's processes have used together.
+func (t *target) serverCPU() (sum time.Duration, err error) {
+	for _, pid := range t.pids {
+		used, err := serverCPU(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
+}
+
 // probe asks for the version, which every memcache server tells, and which tells
 // one from whatever else may listen there.
-func (t *target) probe(ctx context.Context) error {
-	c, err := t.dial(ctx)
+func (t *target) probe(ctx context.Context, addr string) (version string, err error) {
+	c, err := t.dial(ctx, addr)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer c.Close()
 	// Cannot fail on a fresh connection in a way that the read below would not show.
@@ -70,16 +91,15 @@ func (t *target) probe(ctx context.Context) error {
 		v, ok := strings.CutPrefix(strings.TrimSpace(line), "VERSION ")
 		switch {
 		case ok:
-			t.version = v
-			return nil
+			return v, nil
 		case err == nil:
 			err = fmt.Errorf("%q", clip([]byte(line)))
 		}
 	}
 	if t.o.Protocol == "binary" {
-		return nil // it may speak nothing else
+		return "", nil // it may speak nothing else
 	}
-	return fmt.Errorf("%s does not answer as a memcache server: %w", t.addr, err)
+	return "", fmt.Errorf("%s does not answer as a memcache server: %w", addr, err)
 }
 
 // connect opens the connections that are missing: all at first, later those that
@@ -89,7 +109,7 @@ func (t *target) connect(ctx context.Context) error {
 		if s.link != nil {
 			continue
 		}
-		c, err := t.dial(ctx)
+		c, err := t.dial(ctx, t.addrs[s.id%len(t.addrs)])
 		if err != nil {
 			return fmt.Errorf("connection %d: %w", s.id, err)
 		}
@@ -100,10 +120,10 @@ func (t *target) connect(ctx context.Context) error {
 	return nil
 }
 
-func (t *target) dial(ctx context.Context) (net.Conn, error) {
+func (t *target) dial(ctx context.Context, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: t.o.Timeout}
-	netw, addr := network(t.addr)
-	return d.DialContext(ctx, netw, addr)
+	netw, address := network(addr)
+	return d.DialContext(ctx, netw, address)
 }
 
 func (t *target) close() {
@@ -124,7 +144,7 @@ func (t *target) prefill(ctx context.Context) error {
 	p.prefill, p.interval, p.limit, p.depth = true, 0, t.o.Keys, max(t.o.Pipeline, prefillDepth)
 	got := t.run(ctx, p)
 	if bad := t.o.Keys - got.stored; bad > 0 && ctx.Err() == nil {
-		return fmt.Errorf("prefill of %s: %d of %d keys were not stored: %s", t.addr, bad, t.o.Keys, got.firstErr)
+		return fmt.Errorf("prefill of %s: %d of %d keys were not stored: %s", t.server, bad, t.o.Keys, got.firstErr)
 	}
 	return nil
 }
@@ -143,23 +163,16 @@ func (t *target) measure(ctx context.Context, stage string) (*Measure, error) {
 	if err := t.connect(ctx); err != nil {
 		return nil, err
 	}
-	var err error
-	var server time.Duration
-	if t.pid != 0 {
-		if server, err = serverCPU(t.pid); err != nil {
-			return nil, err
-		}
+	server, err := t.serverCPU()
+	if err != nil {
+		return nil, err
 	}
 	own := ownCPU()
-	m := &Measure{outcome: *t.run(ctx, newPass(t.o, stage, t.o.Duration, t.o.Ops)), hasServer: t.pid != 0}
+	m := &Measure{outcome: *t.run(ctx, newPass(t.o, stage, t.o.Duration, t.o.Ops))}
 	m.own = ownCPU() - own
-	if t.pid != 0 {
-		after, e := serverCPU(t.pid)
-		if e != nil {
-			m.hasServer, err = false, e // keep the rest of the round
-		}
-		m.server = after - server
-	}
+	after, err := t.serverCPU()
+	m.server = after - server
+	m.hasServer = len(t.pids) > 0 && err == nil // without, the rest of the round counts
 	m.summarize()
 	return m, err
 }

@@ -29,12 +29,28 @@ func newMix(o *Options, z *zipf, conn int) *mix {
 }
 
 // draw picks the verb and key of the next request.
-func (m *mix) draw() (set bool, key int64) {
-	set = m.rng.IntN(m.verbs) >= m.o.Ratio.Gets
-	if m.zipf != nil {
-		return set, m.zipf.draw(m.rng) - 1
+func (m *mix) draw() (v verb, key int64) {
+	switch {
+	case m.o.Incr:
+		v = verbIncr
+	case m.rng.IntN(m.verbs) >= m.o.Ratio.Gets:
+		v = verbSet
 	}
-	return set, m.rng.Int64N(m.o.Keys)
+	if m.zipf != nil {
+		return v, m.zipf.draw(m.rng) - 1
+	}
+	return v, m.rng.Int64N(m.o.Keys)
+}
+
+// counter is what a counter holds at first.
+var counter = []byte("0")
+
+// value picks what to set under key: a counter, or a value of a size drawn.
+func (m *mix) value(key, fill []byte) value {
+	if m.o.Incr {
+		return value{counter, counter, len(counter)} // no filler is reached
+	}
+	return value{key, fill, m.size()}
 }
 
 // size picks how large a value to set.
@@ -67,15 +83,21 @@ func filler(size int) []byte {
 	return b
 }
 
-// appendValue appends the value of a key: the key, then filler from the same
-// offset on, cut to size.
-func appendValue(out, key, fill []byte, size int) []byte {
-	k := min(size, len(key))
-	out = append(out, key[:k]...)
-	return append(out, fill[k:size]...)
+// value describes what a set stores: the head, which is the key unless it is a
+// counter, then filler from the same offset on, cut to size.
+type value struct {
+	head, fill []byte
+	size       int
 }
 
-// isValue reports whether v is what appendValue makes for key at v's size.
+// append appends the bytes of the value.
+func (v value) append(out []byte) []byte {
+	k := min(v.size, len(v.head))
+	out = append(out, v.head[:k]...)
+	return append(out, v.fill[k:v.size]...)
+}
+
+// isValue reports whether v is the value for key at v's size.
 func isValue(v, key, fill []byte) bool {
 	if len(v) > len(fill) {
 		return false

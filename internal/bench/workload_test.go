@@ -52,7 +52,7 @@ func TestSameSeedSameRequests(t *testing.T) {
 	o := Defaults()
 	o.Values = Sizes{10, 20}
 	type drawn struct {
-		set  bool
+		verb verb
 		key  int64
 		size int
 	}
@@ -60,7 +60,7 @@ func TestSameSeedSameRequests(t *testing.T) {
 		o.Seed = seed
 		m := newMix(&o, nil, conn)
 		for i := range all {
-			all[i].set, all[i].key = m.draw()
+			all[i].verb, all[i].key = m.draw()
 			all[i].size = m.size()
 			if d := all[i]; d.key < 0 || d.key >= o.Keys || d.size < 10 || d.size > 20 {
 				t.Fatalf("drew %+v", d)
@@ -83,7 +83,7 @@ func TestRatioOfNothing(t *testing.T) {
 		o.Ratio = ratio
 		m, sets := newMix(&o, nil, 0), 0
 		for range 1000 {
-			if set, _ := m.draw(); set {
+			if v, _ := m.draw(); v == verbSet {
 				sets++
 			}
 		}
@@ -104,7 +104,7 @@ func TestKeysAndValues(t *testing.T) {
 	}
 	fill := filler(100)
 	for _, size := range []int{0, 1, 11, 12, 13, 100} {
-		v := appendValue(nil, m.text(7), fill, size)
+		v := value{m.text(7), fill, size}.append(nil)
 		if len(v) != size || !isValue(v, m.text(7), fill) {
 			t.Errorf("a value of %d bytes: %q", size, v)
 		}
@@ -116,7 +116,7 @@ func TestKeysAndValues(t *testing.T) {
 			t.Errorf("a wrong last byte of %d was not seen", size)
 		}
 	}
-	if isValue(appendValue(nil, m.text(7), fill, 100), m.text(8), fill) {
+	if isValue(value{m.text(7), fill, 100}.append(nil), m.text(8), fill) {
 		t.Error("the value of key 7 passed for that of key 8")
 	}
 	if isValue(make([]byte, 101), m.text(7), fill) {

@@ -1,0 +1,262 @@
+package ordered
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/replica"
+)
+
+// The engine is the core's world.
+var _ world = (*Engine)(nil)
+
+const (
+	fetchTimeout = 300 * time.Millisecond
+	hydrateRetry = 300 * time.Millisecond
+)
+
+func (e *Engine) send(to uint64, class cluster.Class, kind byte, body []byte) bool {
+	return e.cluster.Send(to, class, kind, body)
+}
+
+func (e *Engine) nonce() uint64 { return randomID() }
+
+func (e *Engine) wall() int64 { return time.Now().UnixMilli() }
+
+func (e *Engine) fetchIndex(m *pb.Message) {
+	e.tasks.Go(func() {
+		cut, err := e.receiveCut(m)
+		e.post(func() { e.core.indexFetched(m, cut, err) })
+	})
+}
+
+func (e *Engine) receiveCut(m *pb.Message) (*replica.Prepared, error) {
+	r, err := e.cluster.Stream(e.ctx, m.GetFrom(), streamCut, m.GetSnapshot().GetData()[:8])
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return e.replica.Prepare(r)
+}
+
+// hydrate fetches the values that an installed snapshot lacks. Stores outside
+// this process fetch each when it is asked for: they may still have them.
+func (e *Engine) hydrate() {
+	if !e.replica.Immediate() {
+		e.post(e.core.bytesHere)
+		return
+	}
+	e.tasks.Go(func() {
+		for {
+			for _, m := range e.peers() {
+				n, err := e.receiveData(m.ID)
+				if err == nil {
+					e.log.Info("fetched the values", zap.String("from", m.Name), zap.Int64("records", n))
+					e.post(e.core.bytesHere)
+					return
+				}
+				e.log.Warn("values could not be fetched; trying another controller", zap.String("from", m.Name), zap.Error(err))
+			}
+			select {
+			case <-time.After(hydrateRetry):
+			case <-e.ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func (e *Engine) receiveData(id uint64) (int64, error) {
+	r, err := e.cluster.Stream(e.ctx, id, streamData, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	return e.replica.Import(e.ctx, r)
+}
+
+// peers are the other members of this cluster, the leader first, because it has
+// everything; then those that are ready.
+func (e *Engine) peers() []cluster.Member {
+	var leader, ready, others []cluster.Member
+	name := e.Status().Leader
+	for _, m := range e.cluster.Members() {
+		switch {
+		case m.Self || !m.Alive || m.Cluster == 0:
+		case m.Name == name:
+			leader = append(leader, m)
+		case m.Ready:
+			ready = append(ready, m)
+		default:
+			others = append(others, m)
+		}
+	}
+	return append(append(leader, ready...), others...)
+}
+
+func (e *Engine) saveState(snap *pb.Snapshot, cut *replica.Cut) {
+	e.tasks.Go(func() {
+		defer cut.Close()
+		size, err := e.writeState(snap.GetMetadata(), snap.GetData()[8:], cut)
+		e.post(func() { e.core.stateSaved(size, err) })
+	})
+}
+
+// writeState puts a state on disk: what load reads.
+func (e *Engine) writeState(meta *pb.SnapshotMetadata, header []byte, cut *replica.Cut) (size int64, err error) {
+	err = e.store.SaveState(meta, func(w io.Writer) error {
+		counted := &countingWriter{w: w}
+		defer func() { size = counted.n }()
+		if _, err := counted.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(header)))); err != nil {
+			return err
+		}
+		if _, err := counted.Write(header); err != nil {
+			return err
+		}
+		if _, err := cut.WriteTo(counted); err != nil || !e.replica.Immediate() {
+			return err
+		}
+		return e.replica.Export(e.ctx, counted)
+	})
+	return size, err
+}
+
+type countingWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (w *countingWriter) Write(b []byte) (int, error) {
+	n, err := w.w.Write(b)
+	w.n += int64(n)
+	return n, err
+}
+
+// fetchBytes gets what requests are decided on from the store, or from a peer.
+func (e *Engine) fetchBytes(r *request, wants []wanted) {
+	for i := range wants {
+		// The request may end meanwhile, and its memory be somebody else's.
+		wants[i].key.Text = append([]byte(nil), wants[i].key.Text...)
+	}
+	e.tasks.Go(func() {
+		got := make(map[attune.KeyHash]fetched, len(wants))
+		for _, w := range wants {
+			f := fetched{stored: w.item.Stored}
+			it, err := e.replica.Get(e.ctx, w.key, nil, false)
+			switch {
+			case errors.Is(err, replica.ErrGone) && it.Stored == w.item.Stored:
+				f.value, err = e.fetch(w.key, it)
+				f.gone = err == nil && f.value == nil
+			case errors.Is(err, replica.ErrGone):
+				err = nil // it has changed: it will be looked for again
+				f.stored = 0
+			default:
+				f.stored, f.value = it.Stored, it.Value
+			}
+			f.err = err
+			got[w.key.Hash] = f
+		}
+		e.post(func() { e.core.bytesFetched(r, got) })
+	})
+}
+
+// fetch asks the other members for the bytes of exactly one version, and keeps
+// them here. Nil and no error: none of those that can be reached has them.
+func (e *Engine) fetch(key attune.Key, it attune.Item) ([]byte, error) {
+	body := binary.LittleEndian.AppendUint64(nil, uint64(it.Stored))
+	body = append(body, key.Text...)
+	for _, m := range e.peers() {
+		ctx, cancel := context.WithTimeout(e.ctx, fetchTimeout)
+		answer, err := e.cluster.Call(ctx, m.ID, callFetch, body)
+		cancel()
+		if err != nil || len(answer) == 0 {
+			continue
+		}
+		it.Value = answer[1:]
+		if err := e.replica.Restore(e.ctx, key, it); err != nil {
+			e.log.Debug("fetched bytes could not be kept", zap.Error(err))
+		}
+		return it.Value, nil
+	}
+	return nil, context.Cause(e.ctx)
+}
+
+// serveFetch answers fetch: a byte and the value, or nothing.
+func (e *Engine) serveFetch(ctx context.Context, _ uint64, body []byte) ([]byte, error) {
+	if len(body) < 9 || e.replica == nil {
+		return nil, errState
+	}
+	key := attune.Key{Text: body[8:], Hash: e.replica.Hash(body[8:])}
+	answer := make([]byte, 1, 4<<10)
+	it, err := e.replica.Get(ctx, key, answer[1:], false)
+	if err != nil || it.Version == 0 || uint64(it.Stored) != binary.LittleEndian.Uint64(body) {
+		return nil, nil
+	}
+	return append(answer, it.Value...), nil
+}
+
+// Recover finds the bytes of an item that this replica has in its index and not
+// in its store: at a peer, of exactly that version. If no peer that can be reached
+// has them, the item is evicted, by the log and so everywhere: the miss that
+// c.Res[0] is then holds for all. It always answers later.
+func (e *Engine) Recover(c *attune.Call, key attune.Key, item attune.Item) bool {
+	key.Text = append([]byte(nil), key.Text...)
+	e.tasks.Go(func() {
+		c.Res[0].Item, c.Err = e.recover(c, key, item)
+		c.Done()
+	})
+	return false
+}
+
+// recoverTries is how often a key may change while its bytes are looked for.
+const recoverTries = 5
+
+func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attune.Item, error) {
+	for range recoverTries {
+		value, err := e.fetch(key, item)
+		if err != nil {
+			return attune.Item{}, err
+		}
+		if value != nil {
+			item.Value = value
+			return item, nil
+		}
+		done := make(chan struct{})
+		evict := &attune.Call{Ctx: c.Ctx, Deadline: c.Deadline, Done: func() { close(done) }}
+		if !e.submit(localCall{call: evict, kind: kindEvict, lost: lost{key.Hash, item.Version}}) {
+			<-done
+		}
+		if evict.Err != nil {
+			return attune.Item{}, fmt.Errorf("an item whose bytes are lost could not be removed: %w", evict.Err)
+		}
+		// Applied by the leader; here it may take a moment more.
+		if err := e.waitApplied(evict); err != nil {
+			return attune.Item{}, err
+		}
+		got, err := e.replica.Get(e.ctx, key, nil, false)
+		if !errors.Is(err, replica.ErrGone) {
+			return got, err
+		}
+		item = got
+	}
+	return attune.Item{}, replica.ErrBusy
+}
+
+// waitApplied returns when what c has seen is applied here.
+func (e *Engine) waitApplied(c *attune.Call) error {
+	done := make(chan struct{})
+	c.Done = func() { close(done) }
+	if !e.submit(localCall{call: c, kind: kindSeen}) {
+		<-done
+	}
+	return c.Err
+}

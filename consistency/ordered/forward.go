@@ -1,0 +1,403 @@
+package ordered
+
+import (
+	"encoding/binary"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/ordered/codec"
+)
+
+// Kinds of frames between the members of a cluster.
+const (
+	frameRaft       byte = cluster.MinKind + iota // messages of Raft: each length and protobuf
+	frameForward                                  // requests for the leader
+	frameAnswer                                   // answers to these
+	frameFull                                     // a learner has everything and wants to vote
+	frameLeave                                    // a member wants to be removed
+	frameLeft                                     // and was
+	frameSnapFailed                               // a snapshot could not be fetched
+)
+
+// maxForward bounds a frame of requests, unless one request alone is larger.
+const maxForward = 1 << 20
+
+// idBits are those of a request's number that count. Those above are drawn when a
+// process starts: a member that comes back with its log has the same Raft id, and
+// must not take answers to what it asked before, nor be taken for repeating itself.
+const idBits = 44
+
+// asker is one process of a member.
+type asker struct {
+	id    uint64
+	nonce uint64
+}
+
+// Outcomes of a forwarded request.
+const (
+	outcomeDone byte = iota
+	outcomeNotLeader
+	outcomeBusy
+	outcomeNotReady
+	outcomeUnknown
+)
+
+var errNotLeader = errors.New("asked a controller that does not lead")
+
+func outcomeOf(err error) byte {
+	switch {
+	case err == nil:
+		return outcomeDone
+	case errors.Is(err, errBusy), errors.Is(err, raft.ErrProposalDropped):
+		return outcomeBusy
+	case errors.Is(err, errNotLeader), errors.Is(err, errClosed):
+		return outcomeNotLeader
+	case errors.Is(err, errNotReady):
+		return outcomeNotReady
+	default:
+		return outcomeUnknown
+	}
+}
+
+// inFrame is what came from a peer. The core keeps no part of body beyond what
+// it answers.
+type inFrame struct {
+	from uint64
+	kind byte
+	body []byte
+}
+
+// receive takes a frame from a peer. What cannot be read was not made by this
+// software, or is of another version: it is dropped, and counts as lost.
+func (c *core) receive(f *inFrame) {
+	switch f.kind {
+	case frameRaft:
+		c.receiveRaft(f)
+	case frameForward:
+		c.receiveForward(f)
+	case frameAnswer:
+		c.receiveAnswer(f)
+	case frameFull:
+		c.memb.full[f.from] = c.now
+	case frameLeave:
+		c.memb.leaves[f.from] = true
+	case frameLeft:
+		c.memb.removed, c.memb.removedAt = true, c.now
+	case frameSnapFailed:
+		c.raft.ReportSnapshot(f.from, raft.SnapshotFailure)
+	}
+}
+
+// forward sends what waits to the leader, in as few frames as are sensible. What
+// is certainly not sent goes on waiting.
+func (c *core) forward() {
+	leader := c.soft.Lead
+	if leader == raft.None || leader == c.id {
+		return
+	}
+	for len(c.writes) > 0 {
+		body, n := []byte(nil), 0
+		for n < len(c.writes) && len(body) < maxForward {
+			r := c.writes[n]
+			n++
+			if r.done {
+				continue
+			}
+			if r.call == nil {
+				c.finish(r, 0, errNotLeader)
+				continue
+			}
+			c.lastID++
+			r.id = c.lastID
+			body = appendRequest(body, r)
+		}
+		sent := body == nil || c.world.send(leader, cluster.Calls, frameForward, body)
+		if !sent {
+			return
+		}
+		for _, r := range c.writes[:n] {
+			if !r.done {
+				r.begun = true
+				r.from = leader
+				c.forwarded[r.id] = r
+				c.counts.forwards.Add(1)
+			}
+		}
+		m := copy(c.writes, c.writes[n:])
+		clear(c.writes[m:])
+		c.writes = c.writes[:m]
+	}
+}
+
+// appendRequest encodes a request: number, kind, length, and what it is about.
+func appendRequest(buf []byte, r *request) []byte {
+	buf = binary.LittleEndian.AppendUint64(buf, r.id)
+	buf = append(buf, byte(r.kind), 0, 0, 0, 0)
+	start := len(buf)
+	if r.kind == kindEvict {
+		buf = binary.LittleEndian.AppendUint64(buf, r.lost.hash[0])
+		buf = binary.LittleEndian.AppendUint64(buf, r.lost.hash[1])
+		buf = binary.LittleEndian.AppendUint64(buf, uint64(r.lost.version))
+	} else {
+		buf = codec.AppendOps(buf, r.ops)
+	}
+	binary.LittleEndian.PutUint32(buf[start-4:], uint32(len(buf)-start))
+	return buf
+}
+
+// cut takes a number, a byte and a counted block off the front of a frame.
+func cut(data []byte, head int) (id uint64, kind byte, fixed, block, rest []byte, ok bool) {
+	if len(data) < 9+head+4 {
+		return 0, 0, nil, nil, nil, false
+	}
+	id, kind, fixed = binary.LittleEndian.Uint64(data), data[8], data[9:9+head]
+	n := binary.LittleEndian.Uint32(data[9+head:])
+	data = data[9+head+4:]
+	if uint64(n) > uint64(len(data)) {
+		return 0, 0, nil, nil, nil, false
+	}
+	return id, kind, fixed, data[:n], data[n:], true
+}
+
+// receiveForward takes a follower's requests. Each has a number that the
+// follower uses once, and they grow: one that is not larger than the newest was
+// here before, or was overtaken. It must not be executed again, nor after the
+// others; the follower will answer that nobody knows.
+func (c *core) receiveForward(f *inFrame) {
+	for data := f.body; len(data) > 0; {
+		id, kind, _, block, rest, ok := cut(data, 0)
+		if !ok {
+			return
+		}
+		data = rest
+		who := asker{f.from, id >> idBits}
+		if id <= c.asked[who] {
+			continue
+		}
+		c.asked[who] = id
+		r := &request{from: f.from, id: id, kind: requestKind(kind)}
+		c.pending++
+		switch {
+		case r.kind == kindEvict && len(block) == 24:
+			r.lost.hash = attune.KeyHash{binary.LittleEndian.Uint64(block), binary.LittleEndian.Uint64(block[8:])}
+			r.lost.version = attune.Version(binary.LittleEndian.Uint64(block[16:]))
+		case r.kind == kindWrite:
+			ops, err := codec.DecodeOps(block, nil)
+			if err != nil {
+				c.finish(r, 0, errNotReady)
+				continue
+			}
+			for i := range ops {
+				if ops[i].Key.Text != nil {
+					ops[i].Key.Hash = c.replica.Hash(ops[i].Key.Text)
+				}
+			}
+			r.ops, r.res = ops, make([]attune.Result, len(ops))
+		default:
+			c.finish(r, 0, errNotReady)
+			continue
+		}
+		if c.soft.RaftState != raft.StateLeader {
+			c.finish(r, 0, errNotLeader)
+			continue
+		}
+		c.admit(r)
+	}
+}
+
+// answer tells a follower what became of its request, at the end of this turn.
+func (c *core) answer(r *request, index uint64, outcome byte) {
+	to := c.outTo(r.from, cluster.Calls, frameAnswer)
+	buf := binary.LittleEndian.AppendUint64(to.body, r.id)
+	buf = append(buf, outcome)
+	buf = binary.LittleEndian.AppendUint64(buf, index)
+	buf = append(buf, 0, 0, 0, 0)
+	start := len(buf)
+	if outcome == outcomeDone {
+		buf = codec.AppendResults(buf, r.res)
+	}
+	binary.LittleEndian.PutUint32(buf[start-4:], uint32(len(buf)-start))
+	to.body = buf
+	r.ops, r.res = nil, nil
+}
+
+// receiveAnswer takes the leader's answers.
+func (c *core) receiveAnswer(f *inFrame) {
+	for data := f.body; len(data) > 0; {
+		id, outcome, fixed, block, rest, ok := cut(data, 8)
+		if !ok {
+			return
+		}
+		data = rest
+		r := c.forwarded[id]
+		if r == nil || r.from != f.from {
+			continue
+		}
+		delete(c.forwarded, id)
+		if r.done {
+			continue
+		}
+		switch outcome {
+		case outcomeDone:
+			if err := codec.DecodeResults(block, r.res); err != nil {
+				c.fail(r, errUnknown)
+				continue
+			}
+			c.finish(r, binary.LittleEndian.Uint64(fixed), nil)
+		case outcomeNotLeader:
+			c.again(r)
+		case outcomeBusy:
+			c.fail(r, errBusy)
+		case outcomeNotReady:
+			c.fail(r, errNotReady)
+		default:
+			c.fail(r, errUnknown)
+		}
+	}
+}
+
+// peerDown fails what was forwarded over a connection that broke: it may have
+// been executed.
+func (c *core) peerDown(id uint64, class cluster.Class) {
+	switch class {
+	case cluster.Calls:
+		for _, n := range slices.Sorted(maps.Keys(c.forwarded)) {
+			if r := c.forwarded[n]; r.from == id {
+				delete(c.forwarded, n)
+				c.fail(r, errUnknown)
+			}
+		}
+	case cluster.Log:
+		c.raft.ReportUnreachable(id)
+	case cluster.Control:
+		if id == c.soft.Lead && c.voter(c.id) {
+			// A process that was killed hangs up at once. If it was the leader, nobody
+			// need wait for an election timeout; if it lives, the others know, and say
+			// no to the pre-vote. Members draw lots for who begins.
+			if err := c.raft.ForgetLeader(); err == nil {
+				c.campaignAt = c.now + time.Duration(c.world.nonce()%uint64(hasteMost))
+			}
+		}
+	}
+}
+
+// hasteMost is how long a member that lost its leader's connection waits at most
+// before it stands for election.
+const hasteMost = 300 * time.Millisecond
+
+// hasten stands for election if the leader hung up, and is not back.
+func (c *core) hasten() {
+	if c.campaignAt == 0 || c.now < c.campaignAt {
+		return
+	}
+	c.campaignAt = 0
+	if c.soft.Lead == raft.None && c.voter(c.id) && !c.memb.leaving {
+		_ = c.raft.Campaign() // that it cannot now is no matter: there is the timeout
+	}
+}
+
+// sendRaft queues a message for the end of the turn. Only appends carry values
+// and go by a connection of their own, so that no heartbeat waits for them; all
+// appends do, or the commit index would overtake what it is about.
+func (c *core) sendRaft(m *pb.Message) {
+	class := cluster.Control
+	switch m.GetType() {
+	case pb.MsgApp:
+		class = cluster.Log
+	case pb.MsgSnap:
+		c.snaps.announced(m.GetTo(), c.now)
+	}
+	to := c.outTo(m.GetTo(), class, frameRaft)
+	buf := binary.AppendUvarint(to.body, uint64(proto.Size(m)))
+	buf, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(buf, m)
+	if err != nil {
+		panic(err) // it is Raft's own
+	}
+	to.body = buf
+	if len(buf) > maxEntryBytes {
+		c.sendOut(to)
+	}
+}
+
+// outTo returns the frame that gathers what is to be sent there.
+func (c *core) outTo(to uint64, class cluster.Class, kind byte) *outFrame {
+	for i := range c.out {
+		if o := &c.out[i]; o.to == to && o.class == class && o.kind == kind {
+			return o
+		}
+	}
+	c.out = append(c.out, outFrame{to: to, class: class, kind: kind})
+	return &c.out[len(c.out)-1]
+}
+
+func (c *core) sendOut(o *outFrame) {
+	body := o.body
+	o.body = nil
+	if len(body) > 0 && !c.world.send(o.to, o.class, o.kind, body) && o.class == cluster.Log {
+		c.raft.ReportUnreachable(o.to)
+	}
+}
+
+// flushOut sends what the turn had to say.
+func (c *core) flushOut() {
+	for i := range c.out {
+		c.sendOut(&c.out[i])
+	}
+	c.out = c.out[:0]
+}
+
+// receiveRaft takes the messages of a frame; stepRaft gives them to Raft when the
+// turn has all of them.
+func (c *core) receiveRaft(f *inFrame) {
+	for data := f.body; len(data) > 0; {
+		n, used := binary.Uvarint(data)
+		if used <= 0 || n > uint64(len(data)-used) {
+			return
+		}
+		m := new(pb.Message)
+		if err := proto.Unmarshal(data[used:used+int(n)], m); err != nil {
+			return
+		}
+		data = data[used+int(n):]
+		if m.GetFrom() != f.from || m.GetTo() != c.id || m.Type == nil {
+			continue
+		}
+		c.came = append(c.came, m)
+	}
+}
+
+// stepRaft gives Raft what came in this turn. Of the heartbeats from one peer,
+// and of its answers to ours, only the last counts: it says what those before it
+// said (a read index is confirmed by any later position). That is not for
+// economy alone. A member that was cut off or stopped finds hundreds of them in
+// its socket, one for each round of reads; it would answer each, and each answer
+// would have the leader, who knows it to be behind, send it all it lacks again.
+// That kept leaders busy for seconds.
+func (c *core) stepRaft() {
+	for i, m := range c.came {
+		c.came[i] = nil
+		switch m.GetType() {
+		case pb.MsgSnap:
+			c.snapshotAnnounced(m)
+			continue
+		case pb.MsgHeartbeat, pb.MsgHeartbeatResp:
+			if slices.ContainsFunc(c.came[i+1:], func(o *pb.Message) bool {
+				return o.GetType() == m.GetType() && o.GetFrom() == m.GetFrom() && o.GetTerm() >= m.GetTerm()
+			}) {
+				continue
+			}
+		}
+		// An error says that it is of no use now: from one who is no member any
+		// more, or not yet.
+		_ = c.raft.Step(m)
+	}
+	c.came = c.came[:0]
+}

@@ -1,0 +1,147 @@
+package ordered
+
+import (
+	"errors"
+	"time"
+
+	"github.com/attunekv/attune"
+)
+
+// Errors that end a request. Every one is told to a client as SERVER_ERROR.
+var (
+	// errUnknown: the request was sent or proposed and nobody knows whether it
+	// took effect.
+	errUnknown = errors.New("outcome unknown: the controller that was to carry it out is gone")
+	// errTimeout: the same, at the op deadline.
+	errTimeout = errors.New("timed out; the outcome is unknown")
+	// errNoQuorum: nothing was done.
+	errNoQuorum = errors.New("no quorum: too few controllers can reach each other")
+	// errBusy: nothing was done.
+	errBusy = errors.New("busy: too many writes are waiting, try again")
+	// errNotReady: nothing was done.
+	errNotReady = errors.New("not ready: this controller is not a full member of its cluster yet")
+	// errClosed: this controller stops.
+	errClosed = errors.New("controller is stopping")
+)
+
+// request is a Call, of this controller's connections or a peer's, on its way
+// through the core. Only the core's goroutine uses it.
+type request struct {
+	call *attune.Call // nil: a peer's, see from
+
+	// A peer's: who asked, and the number it will know the answer by.
+	from uint64
+	id   uint64
+
+	kind     requestKind
+	ops      []attune.Op
+	res      []attune.Result
+	lost     lost          // with evict
+	deadline time.Duration // of the core's clock; 0 is none
+	last     time.Duration // with kindAnchor: the deadline after this one
+
+	done  bool // answered: call, ops and res are somebody else's again
+	begun bool // it may have been executed, should the answer never come
+
+	// Bytes fetched for ops that are decided on values not in this process.
+	fetched  map[attune.KeyHash]fetched
+	fetching bool
+}
+
+type requestKind uint8
+
+const (
+	kindWrite   requestKind = iota
+	kindBarrier             // linearizable: a read index
+	kindAnchor              // sequential, first read of a connection: a read index if one is to be had soon
+	kindSeen                // sequential: what this connection has seen
+	kindEvict               // bytes that nobody has any more
+)
+
+// lost names an item whose bytes nobody has.
+type lost struct {
+	hash    attune.KeyHash
+	version attune.Version
+}
+
+// fetched is what came of fetching the bytes of one version.
+type fetched struct {
+	stored attune.Version
+	value  []byte
+	gone   bool // nobody has them
+	err    error
+}
+
+// fail answers a request with an error.
+func (c *core) fail(r *request, err error) {
+	if r.done {
+		return
+	}
+	for i := range r.res {
+		r.res[i] = attune.Result{Status: attune.Failed, Err: err}
+	}
+	c.finish(r, 0, err)
+}
+
+// finish answers a request whose results are filled in. index is the newest log
+// index it has to do with.
+func (c *core) finish(r *request, index uint64, err error) {
+	if r.done {
+		return
+	}
+	r.done = true
+	c.pending--
+	c.counts.completed.Add(1)
+	if r.call == nil {
+		c.answer(r, index, outcomeOf(err))
+		return
+	}
+	call := r.call
+	r.call, r.ops, r.res = nil, nil, nil
+	call.Err = err
+	call.Session.Seen = max(call.Session.Seen, index)
+	call.Done()
+}
+
+// expire fails the requests whose time is up.
+func (c *core) expire() {
+	if c.now < c.nextExpiry {
+		return
+	}
+	c.nextExpiry = c.now + expireEvery
+	kept := c.timed[:0]
+	for _, r := range c.timed {
+		switch {
+		case r.done:
+		case r.deadline > c.now:
+			kept = append(kept, r)
+		case r.kind == kindAnchor:
+			// A level that serves what is here serves it also without a quorum, if
+			// the connection's own writes are among it.
+			c.unanchored.Add(1)
+			r.call.Session.Anchored = true // it is not tried again
+			if r.kind, r.deadline = kindSeen, r.last; r.deadline != 0 {
+				kept = append(kept, r)
+			}
+			c.reads.add(r)
+		case r.begun:
+			c.fail(r, errTimeout)
+		default:
+			c.fail(r, c.why())
+		}
+	}
+	clear(c.timed[len(kept):])
+	c.timed = kept
+	c.releaseSeen()
+}
+
+// why says what keeps this controller from serving.
+func (c *core) why() error {
+	switch {
+	case c.closing:
+		return errClosed
+	case !c.serving():
+		return errNotReady
+	}
+	return errNoQuorum
+}

@@ -1,0 +1,24 @@
+// Package faults holds tests that start clusters of real controllers, break
+// something, and check what clients saw while it was broken.
+//
+// Each test is a row of a matrix: a fault, the consistency level, what is stored
+// where, and what clients do meanwhile. The fault comes from outside of the
+// controllers: a signal, a network that loses or holds frames, a backend that is
+// killed. What clients saw is judged by package history; besides, in every row
+// all sets that were acknowledged must be there at the end, no controller may
+// panic, have a data race or end by itself, and the cluster must serve again once
+// the fault is gone.
+//
+// go test runs the short matrix, about a minute of it. With ATTUNE_FAULTS=long in
+// the environment all rows run, for longer and at more levels; so does
+//
+//	make faults
+//
+// The rows that need networks of their own (Linux network namespaces) or another
+// boot id skip where the tests do not run as root.
+//
+// When a row fails, its log has the story of what cannot have happened, a drawing
+// of it, and where the logs and data of the controllers are. The seed it prints
+// repeats what clients ask and what the network loses, though not the timing:
+// ATTUNE_FAULTS_SEED=n.
+package faults
