@@ -191,9 +191,16 @@ for i in $(seq 0 $((NODES - 1))); do
 done
 for i in $(seq 0 $((NODES - 1))); do ready n$((i + 1)) "$HOST" $((ADMIN + i)); done
 
+# Each is ready, and the first hears of it a moment later.
+for _ in $(seq 50); do
+	shown=$(bin/attune show --server "$HOST:$PORT")
+	[ "$NODES" != 1 ] && [ "$(grep -c "   ready   " <<<"$shown")" != "$NODES" ] || break
+	sleep 0.1
+done
+
 cli="bin/attune cli -s $HOST:$PORT"
 hint() { printf '  %-54s %s\n' "$@"; }
-bin/attune show --server "$HOST:$PORT"
+echo "$shown"
 echo
 echo "Any memcache client may use any of them. Logs are in $run/."
 echo

@@ -373,7 +373,8 @@ func TestLostBytes(t *testing.T) {
 	for _, m := range all {
 		m.do(m.op(attune.Set, "k", "v"), m.op(attune.Set, "n", "7"))
 		for _, o := range all {
-			o.want("k", "v")
+			o.want("k", "v") // and so has applied both
+			o.want("n", "7")
 		}
 		lose("k", m)
 		m.want("k", "v")
@@ -386,6 +387,9 @@ func TestLostBytes(t *testing.T) {
 		lose("n", m) // what is decided on is fetched, too
 		if res := m.do(m.op(attune.Incr, "n", "")); res[0].Number != 8 {
 			t.Errorf("incr of lost bytes: %+v", res[0])
+		}
+		for _, o := range all { // else bytes that arrive late are not lost
+			o.want("n", "8")
 		}
 	}
 	lose("k", all...)
