@@ -119,6 +119,16 @@ const (
 	Failed
 )
 
+// Changed reports whether an op with this outcome changed something, or may have:
+// a Hit is counted among them, as one that retimes is.
+func (s Status) Changed() bool {
+	switch s {
+	case Hit, Stored, Deleted, Touched, Counted, Flushed:
+		return true
+	}
+	return false
+}
+
 // Result answers one Op.
 type Result struct {
 	Status Status

@@ -27,12 +27,15 @@ var allowed = map[string][]string{
 	"kvadapter/storetest": {"", "kvadapter"},
 	"replica":             {"", "kvadapter", "internal/prefetch"},
 	"cluster":             {}, // it carries frames, and does not know what is in them
-	"consistency/gossip":  {"", "kvadapter", "replica"},
-	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/ordered/codec", "consistency/ordered/raftlog"},
+	"consistency/gossip":  {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/gossip/sketch", "consistency/gossip/journal"},
+	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/ordered/raftlog"},
 	"consistency":         {"", "replica", "cluster", "consistency/gossip", "consistency/ordered", "consistency/ordered/raftlog"},
 	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster"},
 
-	"consistency/ordered/codec":   {""},
+	"consistency/codec":           {""},
+	"consistency/repair":          {"", "replica", "cluster"},
+	"consistency/gossip/sketch":   {},
+	"consistency/gossip/journal":  {},
 	"consistency/ordered/raftlog": {},
 
 	// The client side knows the server only by the wire.

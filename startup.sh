@@ -3,8 +3,8 @@
 # when they serve; ./stop.sh stops them.
 #
 #   ./startup.sh                        three controllers, linearizable, on ports 8000-8002
-#   CONSISTENCY=sequential ./startup.sh another level: linearizable, sequential, or
-#                                       eventual (one controller alone)
+#   CONSISTENCY=sequential ./startup.sh another level: linearizable, sequential, causal,
+#                                       or eventual
 #   NODES=5 ./startup.sh                another number of controllers
 #   BACKEND=memcached ./startup.sh      values in memcached, on 127.0.0.1:11201 and up:
 #                                       one each, by docker-compose if Docker runs,
@@ -132,18 +132,15 @@ for pidfile in $run/n*.pid; do
 	fi
 done
 CONSISTENCY=${CONSISTENCY:-${ATTUNE_CONSISTENCY:-linearizable}}
-if [ "$CONSISTENCY" = eventual ]; then NODES=${NODES:-1}; fi
 NODES=${NODES:-3}
 if ! [[ $NODES =~ ^[1-9][0-9]?$ ]]; then
 	say "NODES is how many controllers to start, 1 to 99, not $NODES"
 	exit 1
 fi
-if [ "$CONSISTENCY" = eventual ] && [ "$NODES" != 1 ]; then
-	say "eventual is served by one controller alone: NODES=1, or another level"
-	exit 1
-fi
-if [ "$CONSISTENCY" = eventual ] && [ -n "${DATA-}" ]; then
-	say "eventual keeps nothing on disk: leave DATA out, or choose another level"
+gossip=no
+case $CONSISTENCY in causal | eventual) gossip=yes ;; esac
+if [ $gossip = yes ] && [ -n "${DATA-}" ]; then
+	say "$CONSISTENCY keeps nothing on disk in this version: leave DATA out, or choose linearizable or sequential"
 	exit 1
 fi
 HOST=${HOST:-127.0.0.1} PORT=${PORT:-8000} PEER=${PEER:-7400} GOSSIP=${GOSSIP:-7946} ADMIN=${ADMIN:-9090}
@@ -173,7 +170,7 @@ for i in $(seq 0 $((NODES - 1))); do seeds+=${seeds:+,}$HOST:$((GOSSIP + i)); do
 for i in $(seq 0 $((NODES - 1))); do
 	name=n$((i + 1))
 	flags=(--name $name --listen "$HOST:$((PORT + i))" --admin "$HOST:$((ADMIN + i))" --consistency "$CONSISTENCY")
-	if [ "$CONSISTENCY" != eventual ]; then
+	if [ $gossip = no ] || [ "$NODES" != 1 ]; then
 		flags+=(--peer "$HOST:$((PEER + i))" --gossip "$HOST:$((GOSSIP + i))" --join "$seeds" --expect "$NODES")
 		[ -z "${DATA-}" ] || flags+=(--data-dir "$DATA/$name")
 	fi

@@ -3,7 +3,7 @@ package consistency
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -17,28 +17,44 @@ import (
 
 // Options say what an engine works on.
 type Options struct {
-	// OpenReplica makes the shard's copy on this node, for data of a generation
-	// and keys hashed by a seed. The engine calls it once, when it knows these, and
+	// OpenReplica makes the shard's copy on this node, with what it is given and a
+	// backend. The engine calls it once, when it knows which data that is for, and
 	// alone applies changes to what it gets; the backend is closed by the caller,
 	// after the engine.
-	OpenReplica func(gen uint32, seed uint64) (*replica.Replica, error)
+	OpenReplica func(replica.Options) (*replica.Replica, error)
 	// Node is this controller's name, unique in its cluster.
 	Node string
 	// MaxItem is the largest value that may come of an append, in bytes; 0 is no
 	// limit. (Larger ones are refused before they get here.)
 	MaxItem int
 
-	// The rest is for the ordered levels.
-
-	// OpenCluster opens the peer port, for a member that goes by id.
-	OpenCluster func(id uint64) (*cluster.Cluster, error)
+	// Alone is a controller without a cluster, at the levels causal and eventual. The
+	// rest means nothing to it.
+	Alone bool
+	// OpenCluster opens the peer port, for a member that goes by id, of a cluster of
+	// that kind.
+	OpenCluster func(id uint64, kind string) (*cluster.Cluster, error)
 	// Expect is how many controllers make a new cluster.
 	Expect int
 	// DataDir keeps the log and the state, as Sync says: os or always. Empty: a
 	// controller that restarts is a new member, and is filled by the others.
 	DataDir, Sync string
-	Log           *zap.Logger
+	// WriteAcks, MaxSkew and TombstoneMaxAge are for causal and eventual: see
+	// gossip.Options.
+	WriteAcks       int
+	MaxSkew         time.Duration
+	TombstoneMaxAge time.Duration
+	Log             *zap.Logger
 }
+
+// AllAcks is a WriteAcks of every controller that is alive.
+const AllAcks = gossip.All
+
+// GossipStatus is what a [Gossiping] engine tells of itself, PeerStatus of another.
+type (
+	GossipStatus = gossip.Status
+	PeerStatus   = gossip.PeerStatus
+)
 
 // Status and MemberStatus are what a Group tells of itself.
 type (
@@ -61,10 +77,10 @@ func ParseSync(s string) error {
 	return err
 }
 
-// Open starts the engine that keeps level. At the ordered levels it returns when
-// this controller has found its cluster, or founded one, and ends early with ctx.
-// Eventual is kept by a controller alone in this version, and causal not at all;
-// the errors say so.
+// Open starts the engine that keeps level. In a cluster it returns when this
+// controller has found it, or founded one, and ends early with ctx. The ordered
+// levels always are a cluster, if of one controller; the others are when more than
+// one is expected, or one is to be joined.
 func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 	switch level {
 	case Linearizable, Sequential:
@@ -77,65 +93,61 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 		}
 		e, err := ordered.Open(ctx, ordered.Options{
 			Sequential: level == Sequential, Name: o.Node, Expect: o.Expect, MaxItem: o.MaxItem,
-			DataDir: o.DataDir, Sync: sync, OpenCluster: o.OpenCluster, OpenReplica: o.OpenReplica, Log: o.Log,
+			DataDir: o.DataDir, Sync: sync, OpenReplica: o.OpenReplica, Log: o.Log,
+			OpenCluster: func(id uint64) (*cluster.Cluster, error) { return o.OpenCluster(id, kindOrdered) },
 		})
 		if err != nil {
 			return nil, err
 		}
 		return e, nil
-	case Eventual:
-		r, err := o.OpenReplica(rand.Uint32(), rand.Uint64())
+	case Causal, Eventual:
+		g := gossip.Options{
+			OpenReplica: o.OpenReplica, Node: o.Node, MaxItem: o.MaxItem, Causal: level == Causal,
+			WriteAcks: o.WriteAcks, MaxSkew: o.MaxSkew, TombstoneMaxAge: o.TombstoneMaxAge,
+			Timeout: ErrTimeout, Log: o.Log,
+		}
+		if !o.Alone {
+			g.OpenCluster = func(id uint64) (*cluster.Cluster, error) { return o.OpenCluster(id, level.String()) }
+		}
+		e, err := gossip.Open(ctx, g)
 		if err != nil {
 			return nil, err
 		}
-		return eventual{gossip.Open(gossip.Options{Replica: r, Node: o.Node, MaxItem: o.MaxItem}), !r.Immediate()}, nil
+		if o.Alone {
+			return spreading{e}, nil
+		}
+		return Gossiping{spreading{e}}, nil
 	default:
-		return nil, fmt.Errorf("consistency %q is not served by this version: use linearizable, sequential, or eventual", level)
+		return nil, fmt.Errorf("no level %d", level)
 	}
 }
+
+// kindOrdered names the engine of both ordered levels to other controllers: those
+// of another kind are not of this cluster.
+const kindOrdered = "ordered"
 
 var (
 	_ Engine = (*ordered.Engine)(nil)
 	_ Group  = (*ordered.Engine)(nil)
+	_ Engine = spreading{}
+	_ Engine = Gossiping{}
 )
 
-// eventual is the gossip engine with every answer given at once: alone, it waits
-// for nobody, and for a backend outside this process it waits in place.
-type eventual struct {
-	*gossip.Engine
-	waits bool // for such a backend
+// spreading is the gossip engine with the names of [Engine].
+type spreading struct{ e *gossip.Engine }
+
+func (s spreading) Write(c *attune.Call) bool   { return s.e.Submit(c) }
+func (s spreading) Barrier(c *attune.Call) bool { return s.e.Barrier(c) }
+func (s spreading) Recover(c *attune.Call, key attune.Key, lost attune.Item) bool {
+	return s.e.Find(c, key, lost)
 }
+func (s spreading) Now() int64             { return s.e.Now() }
+func (s spreading) Ready() <-chan struct{} { return s.e.Ready() }
+func (s spreading) Health() error          { return s.e.Health() }
+func (s spreading) Close() error           { return s.e.Close() }
 
-var _ Engine = eventual{}
+// Gossiping is an [Engine] whose replicas converge.
+type Gossiping struct{ spreading }
 
-func (e eventual) Write(c *attune.Call) bool {
-	ctx, cancel := e.bound(c)
-	e.Engine.Write(ctx, c.Ops, c.Res)
-	cancel()
-	return true
-}
-
-// Barrier answers at once: any replica may answer any read.
-func (e eventual) Barrier(c *attune.Call) bool {
-	c.Err = nil
-	return true
-}
-
-func (e eventual) Recover(c *attune.Call, key attune.Key, lost attune.Item) bool {
-	ctx, cancel := e.bound(c)
-	c.Res[0].Item, c.Err = e.Engine.Recover(ctx, key, lost)
-	cancel()
-	return true
-}
-
-// Health is nil: what a node alone has, it serves.
-func (e eventual) Health() error { return nil }
-
-// bound gives c's context c's deadline, if anything may last that long: a
-// context of one's own costs more than an op on memory.
-func (e eventual) bound(c *attune.Call) (context.Context, context.CancelFunc) {
-	if !e.waits || c.Deadline.IsZero() {
-		return c.Ctx, func() {}
-	}
-	return context.WithDeadlineCause(c.Ctx, c.Deadline, ErrTimeout)
-}
+// Status tells how this member and the others are.
+func (g Gossiping) Status() GossipStatus { return g.e.Status() }

@@ -22,8 +22,9 @@ func TestOpenEventual(t *testing.T) {
 		t.Fatal(err)
 	}
 	var r *replica.Replica
-	engine, err := Open(t.Context(), Eventual, Options{Node: "n1", OpenReplica: func(gen uint32, seed uint64) (*replica.Replica, error) {
-		r = replica.Open(replica.Options{Backend: backend, Gen: gen, Seed: seed})
+	engine, err := Open(t.Context(), Eventual, Options{Node: "n1", Alone: true, OpenReplica: func(o replica.Options) (*replica.Replica, error) {
+		o.Backend = backend
+		r = replica.Open(o)
 		return r, nil
 	}})
 	if err != nil {
@@ -78,8 +79,9 @@ func (hung) Close() error                             { return nil }
 // longer than that, or than somebody is interested.
 func TestEventualGivesUpAtTheDeadline(t *testing.T) {
 	var r *replica.Replica
-	engine, err := Open(t.Context(), Eventual, Options{Node: "n1", OpenReplica: func(gen uint32, seed uint64) (*replica.Replica, error) {
-		r = replica.Open(replica.Options{Backend: hung{}, Gen: gen, Seed: seed})
+	engine, err := Open(t.Context(), Eventual, Options{Node: "n1", Alone: true, OpenReplica: func(o replica.Options) (*replica.Replica, error) {
+		o.Backend = hung{}
+		r = replica.Open(o)
 		return r, nil
 	}})
 	if err != nil {
@@ -108,9 +110,9 @@ func TestEventualGivesUpAtTheDeadline(t *testing.T) {
 	}
 }
 
-func TestOpenSaysWhichLevelsThereAre(t *testing.T) {
-	engine, err := Open(t.Context(), Causal, Options{})
-	if engine != nil || err == nil || !strings.Contains(err.Error(), `"causal"`) || !strings.Contains(err.Error(), "linearizable, sequential, or eventual") {
-		t.Errorf("causal: %v, %v", engine, err)
+func TestOpenRefusesNoLevel(t *testing.T) {
+	engine, err := Open(t.Context(), Level(99), Options{})
+	if engine != nil || err == nil || !strings.Contains(err.Error(), "99") {
+		t.Errorf("%v, %v", engine, err)
 	}
 }

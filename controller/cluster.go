@@ -6,20 +6,17 @@ import (
 	"fmt"
 	"net/http"
 	"syscall"
+	"time"
 
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency"
 )
 
-// kindOrdered names the engine to other controllers: those of another kind are
-// not of this cluster.
-const kindOrdered = "ordered"
-
-// openCluster opens the peer port, for a member that goes by id, and watches for
-// what ends this node.
-func (n *Node) openCluster(id uint64) (*cluster.Cluster, error) {
+// openCluster opens the peer port, for a member that goes by id of a cluster of that
+// kind, and watches for what ends this node.
+func (n *Node) openCluster(id uint64, kind string) (*cluster.Cluster, error) {
 	c, err := cluster.Open(cluster.Options{
-		Name: n.cfg.Name, ID: id, Kind: kindOrdered, Expect: n.cfg.Expect,
+		Name: n.cfg.Name, ID: id, Kind: kind, Expect: n.cfg.Expect,
 		Peer: n.cfg.Peer, PeerAdvertise: n.cfg.PeerAdvertise, Gossip: n.cfg.Gossip, Join: n.cfg.Join,
 		Listen: n.cfg.Listen[0], Admin: n.cfg.Admin, Log: n.log,
 	})
@@ -53,25 +50,46 @@ func (n *Node) watch(fatal <-chan error) {
 // owner closes it then.
 func (n *Node) Fatal() <-chan error { return n.fatal }
 
-// group is the engine's view of the cluster, or nil at a level that has none.
-func (n *Node) group() consistency.Group {
-	g, _ := n.shards[0].engine.(consistency.Group)
-	return g
+// group is the engine's view of the cluster at a level that needs a quorum.
+func (n *Node) group() (consistency.Group, bool) {
+	g, ok := n.shards[0].engine.(consistency.Group)
+	return g, ok
+}
+
+// gossiping is the engine's view of the cluster at a level whose replicas converge.
+func (n *Node) gossiping() (consistency.Gossiping, bool) {
+	g, ok := n.shards[0].engine.(consistency.Gossiping)
+	return g, ok
 }
 
 // clusterStats tells what an operator wants to know of the cluster, as this
 // controller sees it.
 func (n *Node) clusterStats(emit func(string, any)) {
-	g := n.group()
-	if g == nil {
+	g, ordered := n.group()
+	s, gossips := n.gossiping()
+	if !ordered && !gossips {
 		return
 	}
-	st := g.Status()
 	health := "ok"
 	if err := n.Ready(); err != nil {
 		health = err.Error()
 	}
 	emit("health", health)
+	if ordered {
+		orderedStats(g.Status(), emit)
+	} else {
+		gossipStats(s.Status(), emit)
+	}
+	for _, m := range n.members() {
+		line := fmt.Sprintf("%s %s %s %s %s", m.State, m.Role, orNone(m.Listen), orNone(m.Admin), orNone(m.Lag))
+		if gossips {
+			line += " " + orNone(m.Behind) + " " + orNone(m.Offset)
+		}
+		emit("member_"+m.Name, line)
+	}
+}
+
+func orderedStats(st consistency.Status, emit func(string, any)) {
 	emit("role", st.Role)
 	emit("leader", orNone(st.Leader))
 	emit("term", st.Term)
@@ -91,9 +109,59 @@ func (n *Node) clusterStats(emit func(string, any)) {
 	emit("unanchored_sessions", st.Unanchored)
 	emit("refused_changes", st.Refused)
 	emit("leaderless_ms", st.Leaderless.Milliseconds())
-	for _, m := range n.members() {
-		emit("member_"+m.Name, fmt.Sprintf("%s %s %s %s %s", m.State, m.Role, orNone(m.Listen), orNone(m.Admin), orNone(m.Lag)))
+}
+
+func gossipStats(st consistency.GossipStatus, emit func(string, any)) {
+	alive, equal, lag, behind := 0, 0, uint64(0), uint64(0)
+	for _, p := range st.Peers {
+		if !p.Alive {
+			continue
+		}
+		alive++
+		if p.Equal {
+			equal++
+		}
+		lag, behind = max(lag, p.Lag), max(behind, p.Behind)
 	}
+	emit("origin", fmt.Sprintf("%016x", st.ID))
+	emit("changes", st.Seq)
+	emit("peers", len(st.Peers))
+	emit("peers_alive", alive)
+	emit("peers_equal", equal)
+	emit("lag", lag)
+	emit("behind", behind)
+	emit("tombstones", st.Tombstones)
+	emit("collected_to", orNever(st.Collected))
+	emit("clock_skew_ms", st.Skew.Milliseconds())
+	emit("ring_bytes", st.RingBytes)
+	emit("held_back", st.Held)
+	emit("held_back_bytes", st.HeldBytes)
+	emit("waiting_for_acks", st.Waiting)
+	emit("changes_received", st.Received)
+	emit("changes_applied", st.Applied)
+	emit("changes_duplicate", st.Duplicates)
+	emit("changes_dropped", st.Overflowed)
+	emit("changes_too_far_ahead", st.TooFar)
+	emit("resends", st.Resent)
+	emit("reconciles", st.Reconciles)
+	emit("reconcile_differing", st.Differing)
+	emit("reconcile_repaired", st.Repaired)
+	emit("cuts", st.Cuts)
+}
+
+func orNever(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// acksOf is write-acks as it was set.
+func acksOf(n int) string {
+	if n == consistency.AllAcks {
+		return "all"
+	}
+	return fmt.Sprint(n)
 }
 
 func orNone(s string) string {
@@ -106,12 +174,22 @@ func orNone(s string) string {
 // memberInfo is a controller of the cluster as this one knows it.
 type memberInfo struct {
 	Name, State, Role, Listen, Admin, Lag string
+	// Behind and Offset are known at the levels causal and eventual: how many changes
+	// are there and not here, and its clock.
+	Behind, Offset string
 }
 
-// members joins what gossip and what the log say of each controller.
+// members joins what gossip and what the engine say of each controller.
 func (n *Node) members() []memberInfo {
-	g, c := n.group(), n.cluster.Load()
-	if g == nil || c == nil {
+	c := n.cluster.Load()
+	if c == nil {
+		return nil
+	}
+	if s, ok := n.gossiping(); ok {
+		return gossipMembers(c, s.Status())
+	}
+	g, ok := n.group()
+	if !ok {
 		return nil
 	}
 	st := g.Status()
@@ -122,13 +200,7 @@ func (n *Node) members() []memberInfo {
 	var all []memberInfo
 	seen := make(map[string]bool)
 	for _, m := range c.Members() {
-		info := memberInfo{Name: m.Name, State: "failed", Role: "outside", Listen: m.Listen, Admin: m.Admin}
-		switch {
-		case m.Alive && m.Ready:
-			info.State = "ready"
-		case m.Alive:
-			info.State = "alive"
-		}
+		info := memberInfo{Name: m.Name, State: stateOf(m), Role: "outside", Listen: m.Listen, Admin: m.Admin}
 		if s, ok := byID[m.ID]; ok {
 			info.Role, info.Lag = roleOf(s, &st), lagOf(s, &st)
 		}
@@ -140,6 +212,49 @@ func (n *Node) members() []memberInfo {
 			seen[m.Name] = true
 			all = append(all, memberInfo{Name: m.Name, State: "failed", Role: roleOf(m, &st), Lag: lagOf(m, &st)})
 		}
+	}
+	return all
+}
+
+func stateOf(m cluster.Member) string {
+	switch {
+	case m.Alive && m.Ready:
+		return "ready"
+	case m.Alive:
+		return "alive"
+	default:
+		return "failed"
+	}
+}
+
+// gossipMembers has for a role how a member's copy compares with this one: equal if
+// it has exactly what is here, as it last told; while changes come, that differs for a
+// moment. The lag is in changes that are here and not there.
+func gossipMembers(c *cluster.Cluster, st consistency.GossipStatus) []memberInfo {
+	byID := make(map[uint64]consistency.PeerStatus, len(st.Peers))
+	for _, p := range st.Peers {
+		byID[p.ID] = p
+	}
+	var all []memberInfo
+	for _, m := range c.Members() {
+		info := memberInfo{Name: m.Name, State: stateOf(m), Listen: m.Listen, Admin: m.Admin}
+		p, known := byID[m.ID]
+		switch {
+		case m.Self:
+			info.Role = "self"
+		case !known:
+			info.Role = "outside"
+		case !m.Alive || p.Heard < 0:
+			info.Role = "unknown"
+		case p.Equal:
+			info.Role = "equal"
+		default:
+			info.Role = "differs"
+		}
+		if known && p.Heard >= 0 {
+			info.Lag, info.Behind, info.Offset = fmt.Sprint(p.Lag), fmt.Sprint(p.Behind), p.Offset.String()
+		}
+		all = append(all, info)
 	}
 	return all
 }
@@ -169,9 +284,9 @@ func (n *Node) serveRecover(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "POST it, with force-new-cluster=yes", http.StatusMethodNotAllowed)
 		return
 	}
-	g := n.group()
+	g, ok := n.group()
 	switch {
-	case g == nil:
+	case !ok:
 		http.Error(w, fmt.Sprintf("level %v has no quorum to lose", n.cfg.Level), http.StatusConflict)
 	case r.PostFormValue("force-new-cluster") != "yes":
 		http.Error(w, "say force-new-cluster=yes: writes that only the lost controllers have are given up", http.StatusBadRequest)

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency"
 )
 
 var (
@@ -23,11 +24,28 @@ var (
 	unanchoredDesc = prometheus.NewDesc("attune_unanchored_sessions_total", "Connections at the sequential level that began without a read index, for want of a quorum.", nil, nil)
 	brokenDesc     = prometheus.NewDesc("attune_refused_changes_total", "Committed changes that did not hold when applied. Always 0, or there is a bug: report it.", nil, nil)
 	matchDesc      = prometheus.NewDesc("attune_raft_member_lag", "Log entries that a member lacks; known to the leader.", []string{"member"}, nil)
-	aliveDesc      = prometheus.NewDesc("attune_member_up", "1 if a member is alive, as gossip has it.", []string{"member"}, nil)
-	peerBytesDesc  = prometheus.NewDesc("attune_peer_bytes_total", "Bytes exchanged with other controllers.", []string{"class", "direction"}, nil)
-	peerDropDesc   = prometheus.NewDesc("attune_peer_dropped_total", "Frames to other controllers that were dropped.", []string{"class"}, nil)
-	peerQueueDesc  = prometheus.NewDesc("attune_peer_queue_bytes", "Bytes waiting to be sent to other controllers.", []string{"class"}, nil)
-	peerBadDesc    = prometheus.NewDesc("attune_peer_refused_total", "Connections of other controllers refused, or broken off because they sent garbage.", []string{"reason"}, nil)
+	equalDesc      = prometheus.NewDesc("attune_gossip_peer_equal", "1 if a live peer has exactly what is here, by version vector and sketch.", []string{"member"}, nil)
+	lagDesc        = prometheus.NewDesc("attune_gossip_lag", "Changes that one of two members lacks: missing there, of those that are here, or missing here.", []string{"member", "missing"}, nil)
+	offsetDesc     = prometheus.NewDesc("attune_gossip_clock_offset_seconds", "How far a peer's clock is ahead of this one's.", []string{"member"}, nil)
+	skewDesc       = prometheus.NewDesc("attune_gossip_clock_skew_seconds", "How far the median of all clocks is ahead of this one's. Beyond max-skew writes are refused.", nil, nil)
+	tombstonesDesc = prometheus.NewDesc("attune_gossip_tombstones", "Dead items that are remembered until all members know of them.", nil, nil)
+	ringDesc       = prometheus.NewDesc("attune_gossip_ring_bytes", "Changes kept to be sent, and sent again.", nil, nil)
+	heldDesc       = prometheus.NewDesc("attune_gossip_held_back_bytes", "Changes that wait for what they depend on.", nil, nil)
+	ackWaitDesc    = prometheus.NewDesc("attune_gossip_waiting_for_acks", "Requests that wait until enough members have their changes.", nil, nil)
+	differingDesc  = prometheus.NewDesc("attune_gossip_differing_keys", "Keys that differed when this replica was last reconciled with another.", nil, nil)
+	collectedDesc  = prometheus.NewDesc("attune_gossip_collected_to_seconds", "Up to when what is dead was forgotten, in unix time.", nil, nil)
+	gossipedDesc   = prometheus.NewDesc("attune_gossip_changes_total", "Changes, by what became of them here.", []string{"what"}, nil)
+	resentDesc     = prometheus.NewDesc("attune_gossip_resends_total", "Times that a peer made no progress and was sent again what it lacks.", nil, nil)
+	reconcilesDesc = prometheus.NewDesc("attune_gossip_reconciles_total", "Times that this replica took from another what it lacked.", nil, nil)
+
+	reconcileBytesDesc = prometheus.NewDesc("attune_gossip_reconcile_bytes_total", "Bytes of reconciliation.", []string{"direction"}, nil)
+
+	cutsDesc      = prometheus.NewDesc("attune_gossip_cuts_total", "Times that all members agreed to forget what is dead.", nil, nil)
+	aliveDesc     = prometheus.NewDesc("attune_member_up", "1 if a member is alive, as gossip has it.", []string{"member"}, nil)
+	peerBytesDesc = prometheus.NewDesc("attune_peer_bytes_total", "Bytes exchanged with other controllers.", []string{"class", "direction"}, nil)
+	peerDropDesc  = prometheus.NewDesc("attune_peer_dropped_total", "Frames to other controllers that were dropped.", []string{"class"}, nil)
+	peerQueueDesc = prometheus.NewDesc("attune_peer_queue_bytes", "Bytes waiting to be sent to other controllers.", []string{"class"}, nil)
+	peerBadDesc   = prometheus.NewDesc("attune_peer_refused_total", "Connections of other controllers refused, or broken off because they sent garbage.", []string{"reason"}, nil)
 )
 
 var peerClasses = map[cluster.Class]string{
@@ -36,17 +54,73 @@ var peerClasses = map[cluster.Class]string{
 
 // collectCluster shows what an engine that has members tells of them.
 func (n *Node) collectCluster(count, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
-	g, c := n.group(), n.cluster.Load()
-	if g == nil || c == nil {
+	c := n.cluster.Load()
+	if c == nil {
 		return
 	}
-	st := g.Status()
-	flag := func(b bool) float64 {
-		if b {
-			return 1
-		}
-		return 0
+	if g, ok := n.group(); ok {
+		collectOrdered(g.Status(), count, gauge)
+	} else if s, ok := n.gossiping(); ok {
+		collectGossip(s.Status(), count, gauge)
 	}
+	for _, m := range c.Members() {
+		gauge(aliveDesc, flag(m.Alive), m.Name)
+	}
+	ps := c.Stats()
+	for class, name := range peerClasses {
+		s := ps.Class[class]
+		count(peerBytesDesc, float64(s.BytesIn), name, "in")
+		count(peerBytesDesc, float64(s.BytesOut), name, "out")
+		count(peerDropDesc, float64(s.Dropped), name)
+		gauge(peerQueueDesc, float64(s.Queued), name)
+	}
+	count(peerBadDesc, float64(ps.Refused), "refused")
+	count(peerBadDesc, float64(ps.Invalid), "garbage")
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func collectGossip(st consistency.GossipStatus, count, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	for _, p := range st.Peers {
+		gauge(equalDesc, flag(p.Equal && p.Alive), p.Name)
+		if p.Heard < 0 {
+			continue // nothing is known of it
+		}
+		gauge(lagDesc, float64(p.Lag), p.Name, "there")
+		gauge(lagDesc, float64(p.Behind), p.Name, "here")
+		gauge(offsetDesc, p.Offset.Seconds(), p.Name)
+	}
+	gauge(skewDesc, st.Skew.Seconds())
+	gauge(tombstonesDesc, float64(st.Tombstones))
+	gauge(ringDesc, float64(st.RingBytes))
+	gauge(heldDesc, float64(st.HeldBytes))
+	gauge(ackWaitDesc, float64(st.Waiting))
+	gauge(differingDesc, float64(st.Differing))
+	if !st.Collected.IsZero() {
+		gauge(collectedDesc, float64(st.Collected.Unix()))
+	}
+	for _, c := range []struct {
+		what string
+		n    uint64
+	}{
+		{"made", st.Seq}, {"received", st.Received}, {"applied", st.Applied}, {"duplicate", st.Duplicates},
+		{"held_back", st.HeldBack}, {"dropped", st.Overflowed}, {"repaired", st.Repaired}, {"too_far_ahead", st.TooFar},
+	} {
+		count(gossipedDesc, float64(c.n), c.what)
+	}
+	count(resentDesc, float64(st.Resent))
+	count(reconcilesDesc, float64(st.Reconciles))
+	count(reconcileBytesDesc, float64(st.ReconcileIn), "in")
+	count(reconcileBytesDesc, float64(st.ReconcileOut), "out")
+	count(cutsDesc, float64(st.Cuts))
+}
+
+func collectOrdered(st consistency.Status, count, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
 	gauge(roleDesc, 1, st.Role)
 	gauge(leaderDesc, flag(st.Leader != ""))
 	gauge(termDesc, float64(st.Term))
@@ -73,17 +147,4 @@ func (n *Node) collectCluster(count, gauge func(d *prometheus.Desc, v float64, l
 			}
 		}
 	}
-	for _, m := range c.Members() {
-		gauge(aliveDesc, flag(m.Alive), m.Name)
-	}
-	ps := c.Stats()
-	for class, name := range peerClasses {
-		s := ps.Class[class]
-		count(peerBytesDesc, float64(s.BytesIn), name, "in")
-		count(peerBytesDesc, float64(s.BytesOut), name, "out")
-		count(peerDropDesc, float64(s.Dropped), name)
-		gauge(peerQueueDesc, float64(s.Queued), name)
-	}
-	count(peerBadDesc, float64(ps.Refused), "refused")
-	count(peerBadDesc, float64(ps.Invalid), "garbage")
 }

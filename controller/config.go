@@ -37,7 +37,7 @@ type Config struct {
 	// Level is the consistency level.
 	Level consistency.Level
 	// Peer is where the other controllers of a cluster connect; PeerAdvertise is
-	// what they are told, if that is not it. Only the ordered levels have peers.
+	// what they are told, if that is not it.
 	Peer, PeerAdvertise string
 	// Gossip is the address of membership, TCP and UDP.
 	Gossip string
@@ -48,6 +48,14 @@ type Config struct {
 	// DataDir keeps the replication log; empty for none. Sync is how: os or
 	// always.
 	DataDir, Sync string
+	// WriteAcks is how many controllers must have a change before it is
+	// acknowledged, this one included, or consistency.AllAcks; MaxSkew how far this
+	// clock may be from the others'; and TombstoneMaxAge how long an absent
+	// controller keeps the others from forgetting what was deleted. All three are for
+	// the levels causal and eventual.
+	WriteAcks       int
+	MaxSkew         time.Duration
+	TombstoneMaxAge time.Duration
 	// Backend is a kvadapter URL.
 	Backend string
 	// MemoryLimit bounds index and in-process values together, in bytes;
@@ -86,22 +94,25 @@ type Config struct {
 // Default is the configuration of `attune serve` without flags.
 func Default() Config {
 	return Config{
-		Name:         "n1",
-		Version:      "dev",
-		Listen:       []string{"127.0.0.1:8000"},
-		Admin:        "127.0.0.1:9090",
-		Level:        consistency.Eventual,
-		Peer:         "127.0.0.1:7400",
-		Gossip:       "127.0.0.1:7946",
-		Expect:       1,
-		Sync:         "os",
-		Backend:      "embedded",
-		MemoryLimit:  1 << 30,
-		MaxItemSize:  1 << 20,
-		MaxConns:     10000,
-		OpTimeout:    time.Second,
-		DrainTimeout: 10 * time.Second,
-		Log:          zap.NewNop(),
+		Name:            "n1",
+		Version:         "dev",
+		Listen:          []string{"127.0.0.1:8000"},
+		Admin:           "127.0.0.1:9090",
+		Level:           consistency.Eventual,
+		Peer:            "127.0.0.1:7400",
+		Gossip:          "127.0.0.1:7946",
+		Expect:          1,
+		Sync:            "os",
+		WriteAcks:       1,
+		MaxSkew:         5 * time.Second,
+		TombstoneMaxAge: 24 * time.Hour,
+		Backend:         "embedded",
+		MemoryLimit:     1 << 30,
+		MaxItemSize:     1 << 20,
+		MaxConns:        10000,
+		OpTimeout:       time.Second,
+		DrainTimeout:    10 * time.Second,
+		Log:             zap.NewNop(),
 	}
 }
 
@@ -163,20 +174,30 @@ func (c *Config) Validate() error {
 	return nil
 }
 
+// Alone reports whether this controller has no cluster: at the levels causal and
+// eventual, one that neither expects others nor is to find them. It opens no peer
+// port, and causal is then what eventual is.
+func (c *Config) Alone() bool {
+	return c.Level >= consistency.Causal && c.Expect <= 1 && len(c.Join) == 0
+}
+
 // validateCluster looks at what is about other controllers.
 func (c *Config) validateCluster(bad func(key, format string, args ...any) error) error {
-	if c.Level == consistency.Causal {
-		return bad("consistency", "causal is not served by this version: choose linearizable, sequential, or eventual")
+	if c.WriteAcks < 1 {
+		return bad("write-acks", "want 1 or more, or all, have %d", c.WriteAcks)
 	}
-	if c.Level == consistency.Eventual {
-		const alone = "eventual is served by one controller alone in this version: choose linearizable or sequential, or leave this out"
-		switch {
-		case len(c.Join) > 0:
-			return bad("join", alone)
-		case c.Expect > 1:
-			return bad("expect", alone)
-		case c.DataDir != "":
-			return bad("data-dir", alone)
+	if c.MaxSkew < 10*time.Millisecond || c.MaxSkew > time.Hour {
+		return bad("max-skew", "want 10ms to 1h, have %v", c.MaxSkew)
+	}
+	if c.TombstoneMaxAge < time.Minute {
+		return bad("tombstone-max-age", "want at least 1m, have %v", c.TombstoneMaxAge)
+	}
+	if c.Level >= consistency.Causal && c.DataDir != "" {
+		return bad("data-dir", "%v keeps nothing on disk in this version: choose linearizable or sequential, or leave this out", c.Level)
+	}
+	if c.Alone() {
+		if c.WriteAcks > 1 && c.WriteAcks != consistency.AllAcks {
+			return bad("write-acks", "%d controllers are to have each change, and this one is alone: set expect or join, or leave this out", c.WriteAcks)
 		}
 		return nil
 	}

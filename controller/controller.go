@@ -84,9 +84,8 @@ type connInfo struct {
 }
 
 // Open starts a node in order: admin, backend, engine and replica, listeners. The
-// node serves when Open returns: at the ordered levels that is when it is a full
-// member of its cluster, for which it waits until ctx ends. On error nothing is
-// left running.
+// node serves when Open returns: in a cluster that is when it is a full member, for
+// which it waits until ctx ends. On error nothing is left running.
 func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -136,19 +135,23 @@ func (n *Node) openShard(ctx context.Context) error {
 	}
 	_, inProcess := backend.(kvadapter.Memory)
 	sh := &shard{backend: backend, remote: !inProcess}
-	sh.alone = inProcess && n.cfg.Level == consistency.Eventual && n.cfg.wrap == nil
+	alone := n.cfg.Alone()
+	sh.alone = inProcess && alone && n.cfg.wrap == nil
 	sh.engine, err = consistency.Open(ctx, n.cfg.Level, consistency.Options{
-		OpenReplica: func(gen uint32, seed uint64) (*replica.Replica, error) {
-			sh.replica = replica.Open(replica.Options{Backend: backend, MemoryLimit: n.cfg.MemoryLimit, Gen: gen, Seed: seed})
+		OpenReplica: func(o replica.Options) (*replica.Replica, error) {
+			o.Backend, o.MemoryLimit = backend, n.cfg.MemoryLimit
+			sh.replica = replica.Open(o)
 			return sh.replica, nil
 		},
+		Alone:       alone,
 		Node:        n.cfg.Name,
 		MaxItem:     n.cfg.MaxItemSize,
 		OpenCluster: n.openCluster,
 		Expect:      n.cfg.Expect,
 		DataDir:     n.cfg.DataDir,
 		Sync:        n.cfg.Sync,
-		Log:         n.log,
+		WriteAcks:   n.cfg.WriteAcks, MaxSkew: n.cfg.MaxSkew, TombstoneMaxAge: n.cfg.TombstoneMaxAge,
+		Log: n.log,
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())

@@ -170,6 +170,11 @@ func (n *Node) settingStats(emit func(string, any)) {
 	emit("expect", n.cfg.Expect)
 	emit("data_dir", orNone(n.cfg.DataDir))
 	emit("sync", n.cfg.Sync)
+	if _, ok := n.gossiping(); ok {
+		emit("write_acks", acksOf(n.cfg.WriteAcks))
+		emit("max_skew", n.cfg.MaxSkew)
+		emit("tombstone_max_age", n.cfg.TombstoneMaxAge)
+	}
 }
 
 // itemStats and slabStats speak of one class, number 1, that holds everything:

@@ -3,6 +3,7 @@ package kvadapter
 import (
 	"context"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/attunekv/attune"
@@ -25,6 +26,7 @@ type embedded struct {
 
 var (
 	_ Memory  = (*embedded)(nil)
+	_ Loader  = (*embedded)(nil)
 	_ Scanner = (*embedded)(nil)
 	_ Statter = (*embedded)(nil)
 )
@@ -52,6 +54,25 @@ func (s *embedded) Get(ctx context.Context, key attune.Key, buf []byte) (Record,
 		return Record{}, ErrNotFound
 	}
 	return s.readLocked(sh, s.chunk(h), buf), nil
+}
+
+// Load implements Loader. It allocates only if buf is too short.
+func (s *embedded) Load(key attune.KeyHash, buf []byte) (text []byte, rec Record, ok bool) {
+	hash := key[1]
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	h, _ := s.findLocked(sh, hash, nil)
+	if h == 0 {
+		return buf[:0], Record{}, false
+	}
+	b := s.chunk(h)
+	n, size := int(b[offKind]), 0
+	if b[offFlags]&flagLarge == 0 {
+		size = sh.sizeLocked(b)
+	}
+	text = append(slices.Grow(buf[:0], n+size), b[offKey:offKey+n]...)
+	return text, s.readLocked(sh, b, text[n:]), true
 }
 
 // Put implements Backend. A record that takes the same chunks as the one before

@@ -74,6 +74,15 @@ type Memory interface {
 	Prefetch(key attune.Key)
 }
 
+// Loader is a Memory that finds a record without its key's text, and returns it.
+type Loader interface {
+	// Load returns the text and the record that were put under a hash, one after
+	// the other in buf, growing it if it must; a Value of Large or more may be the
+	// backend's own memory. The text begins where buf does. ok is false, and text
+	// empty, if there is none.
+	Load(h attune.KeyHash, buf []byte) (text []byte, rec Record, ok bool)
+}
+
 // Batcher is a Backend that fetches many records for less than one by one:
 // recs[i] and errs[i] are what Get would return for keys[i]. A server that fails
 // fails its own keys only.

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/kvadapter"
@@ -34,7 +35,7 @@ func (r *Replica) Apply(c *attune.Change) (applied bool, err error) {
 		return true, nil
 	}
 
-	moves := c.Item.Stored == c.Item.Version // new bytes come with it
+	moves := r.carries(&c.Item)
 	now := r.now()
 	keyLen := len(c.Key.Text)
 	if e != nil {
@@ -139,9 +140,14 @@ func (r *Replica) dead(e *entry, now uint64) bool {
 // Flush kills every item whose version is floor or older. Entries of the dead
 // stay until [Replica.Dead] or a write meets them. The floor never sinks.
 func (r *Replica) Flush(floor attune.Version) {
+	raise(&r.floor, uint64(floor))
+}
+
+// raise makes a at least v.
+func raise(a *atomic.Uint64, v uint64) {
 	for {
-		old := r.floor.Load()
-		if uint64(floor) <= old || r.floor.CompareAndSwap(old, uint64(floor)) {
+		old := a.Load()
+		if v <= old || a.CompareAndSwap(old, v) {
 			return
 		}
 	}

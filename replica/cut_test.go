@@ -38,7 +38,7 @@ func dump(r *Replica) map[attune.KeyHash]entry {
 func audit(t rapid.TB, r *Replica) {
 	t.Helper()
 	total := int64(unsafe.Sizeof(*r))
-	var items, size, expiring int64
+	var items, bare, size, expiring int64
 	for i := range r.segs {
 		s := &r.segs[i]
 		s.mu.Lock()
@@ -55,6 +55,9 @@ func audit(t rapid.TB, r *Replica) {
 		for j := range s.n {
 			e := s.at(j)
 			bytes += e.bytes()
+			if e.bare() {
+				bare++
+			}
 			if e.expires() != 0 {
 				expiring++
 			}
@@ -71,6 +74,10 @@ func audit(t rapid.TB, r *Replica) {
 		s.mu.Unlock()
 	}
 	st := r.Stats()
+	items -= bare
+	if st.Tombstones != bare {
+		t.Errorf("%d tombstones, want %d", st.Tombstones, bare)
+	}
 	if st.Items != items || st.Bytes != size || st.IndexBytes != total || r.Expiring() != expiring {
 		t.Errorf("%d items of %d bytes, %d expiring, index %d; want %d of %d, %d, %d",
 			st.Items, st.Bytes, r.Expiring(), st.IndexBytes, items, size, expiring, total)

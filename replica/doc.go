@@ -10,6 +10,9 @@
 //
 //	replica.go  Open, Peek, Get, GetMulti: reading
 //	apply.go    Apply and Flush: versions are compared, nothing is decided
+//	merge.go    Merge, MergeAll, Mark: Apply where changes come in any order;
+//	            Each, Fetch: what a peer may lack
+//	collect.go  Collect, Free: what is no longer needed of the dead
 //	settle.go   bytes on their way to a backend that is not in this process
 //	evict.go    Over, Victim, Dead: what should go, as Changes to be stamped
 //	index.go    the index: 256 segments of dense pages
@@ -43,4 +46,33 @@
 // applied after it is concurrent with it, and may win. An engine with peers must
 // apply changes in one order everywhere, as a log has them, or remember a
 // deletion's version until all have seen it.
+//
+// # Tombstones
+//
+// With [Options.Tombstones] it is remembered, and Merge takes the place of
+// Apply. Replicas hear of changes in different orders, more than once, and of
+// some only in a bulk of all that they lack. So what becomes of a key must follow
+// from the changes alone: every entry has a [Mark], and the newest wins. There
+// are four ways to go:
+//
+//   - A delete has a version of its own, and its entry stays, dead.
+//   - An eviction, for room or because the bytes are lost, is no write, and must
+//     never beat one. It says that exactly one version is dead: the entry keeps
+//     that version, marked. Replicas that evict the same version each for itself
+//     have the same entry.
+//   - An expired item needs no change: its expiry is on all replicas, and each
+//     frees the bytes when its clock is there. The entry stays what it was, for if
+//     it went, an older version could come back from where it is still held.
+//   - A flush is one version, the floor, below which nothing counts; entries below
+//     it are no entries, and go whenever they are met.
+//
+// Dead entries are dropped by a cut: the engines agree on a version up to which
+// all replicas have everything. Then [Replica.Collect] drops what is dead up to
+// there, by the cut alone and no clock, and what still comes with such a version
+// for a key without an entry can only be of the dead, and is refused. Until then
+// they cost a cache line each, and evicting items gives back their bytes only.
+//
+// The index may know of items that have no bytes here: it heard of them by their
+// hash, or of a touch of a version that never came. Reading them is ErrGone, and
+// Restore brings the bytes.
 package replica

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"math/rand/v2"
+	"sync"
 
 	"github.com/attunekv/attune"
 )
@@ -10,9 +11,19 @@ const (
 	// samples is how many entries Victim compares. On zipf reads the hit rate then
 	// is 0.1 points below exact LRU, without a list that every read must relink.
 	samples = 8
+	// sampleReach is how many entries Victim looks at, where some are of the dead,
+	// until one is a sample.
+	sampleReach = 32
 	// sweepChunk is how many entries Dead looks at per locking.
 	sweepChunk = 512
 )
+
+// pass is how far a round over the index has come.
+type pass struct {
+	sync.Mutex
+	segment uint32
+	pos     uint32 // entries at and above it were looked at in this round
+}
 
 // Over reports whether index and bytes together exceed the memory limit.
 func (r *Replica) Over() bool { return r.limit > 0 && r.usage() > r.limit }
@@ -39,9 +50,13 @@ func (r *Replica) Fits(n int) bool {
 // least recently used of a random few, or of all if there are few; but not that of
 // the key spared, for which room is being made. ok is false when there is none.
 // The change names the version it saw, so an item that was written meanwhile
-// stays.
+// stays. With tombstones it is an eviction as [Replica.Merge] has it, not to be
+// stamped, and the bytes of dead items that were met are freed besides.
 func (r *Replica) Victim(spare attune.KeyHash) (c attune.Change, ok bool) {
 	now := r.now()
+	if r.tombs {
+		return r.prey(spare, now)
+	}
 	best := ^uint64(0)
 	look := func(e *entry) {
 		if e.hash == spare {
@@ -80,6 +95,58 @@ func (r *Replica) Victim(spare attune.KeyHash) (c attune.Change, ok bool) {
 	return c, ok
 }
 
+// prey is Victim where most entries may be of the dead.
+func (r *Replica) prey(spare attune.KeyHash, now uint64) (c attune.Change, ok bool) {
+	best := ^uint64(0)
+	look := func(s *segment, e *entry) (live bool) {
+		if e.bare() || e.hash == spare {
+			return false
+		}
+		if e.mark(r.Floor()) == 0 || e.expired(r.freed.Load()) {
+			r.free(s, e) // nobody need be told
+			return false
+		}
+		used := e.usedAt()
+		if r.dead(e, now) {
+			used = 0
+		}
+		if used < best {
+			best, c, ok = used, eviction(e), true
+		}
+		return true
+	}
+	live := r.items.Load()
+	few := live < segments && live+r.bare.Load() < segments*sampleReach
+	if !few {
+		for range samples {
+			s := &r.segs[rand.Uint32N(segments)]
+			s.mu.Lock()
+			if s.n > 0 {
+				for i, left := rand.Uint32N(s.n), min(s.n, sampleReach); left > 0 && !look(s, s.at(i)); left-- {
+					i = (i + 1) % s.n
+				}
+			}
+			s.mu.Unlock()
+		}
+	}
+	if ok && !few {
+		return c, ok
+	}
+	// Where the living are far between, on from where the last search ended, so
+	// that to find all of them costs one round; where there are few, all of it.
+	p := &r.hunt
+	p.Lock()
+	defer p.Unlock()
+	for passed := 0; (few || !ok) && passed <= segments && r.items.Load() > 0; {
+		r.walk(p, collectChunk, func(s *segment, e *entry, _ uint32) { look(s, e) })
+		if p.pos == ^uint32(0) {
+			p.segment %= segments
+			passed++
+		}
+	}
+	return c, ok
+}
+
 // removal is the change that removes exactly e.
 func removal(e *entry) attune.Change {
 	return attune.Change{Key: attune.Key{Hash: e.hash}, Item: attune.Item{Deleted: true}, Prior: e.version}
@@ -87,10 +154,13 @@ func removal(e *entry) attune.Change {
 
 // Dead appends to out the removal of those among the next n entries of an
 // endless round over the index that are expired at now (unix milliseconds) or
-// flushed. It ends early after one round, and never proposes an entry twice.
+// flushed: with tombstones none, see Free. It ends early after one round, and never proposes an entry twice.
 func (r *Replica) Dead(now int64, n int, out []attune.Change) []attune.Change {
 	r.sweep.Lock()
 	defer r.sweep.Unlock()
+	if r.tombs {
+		return out
+	}
 	at := since(now)
 	for passed := 0; n > 0 && passed < segments; {
 		s := &r.segs[r.sweep.segment]

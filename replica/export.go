@@ -175,7 +175,7 @@ func (r *Replica) Import(ctx context.Context, rd io.Reader) (n int64, err error)
 // names reports whether the index names stored, of size bytes, for key.
 func (r *Replica) names(s *segment, key attune.Key, stored attune.Version, size int) bool {
 	e := r.lookup(s, key.Hash)
-	return e != nil && e.stored == stored && int(e.size) == size
+	return e != nil && !e.bare() && e.stored == stored && int(e.size) == size
 }
 
 // lacks reports whether the index names such bytes and the backend does not have
@@ -215,14 +215,27 @@ func (r *Replica) restore(ctx context.Context, key attune.Key, stored attune.Ver
 	if !r.names(s, key, stored, len(value)) {
 		return false, nil
 	}
+	e, i := s.find(key.Hash)
+	if e.keyLen() == 0 { // until now it was known by its hash only
+		s.save(i)
+		r.count(s, e, -1)
+		e.meta |= uint64(len(key.Text)&0xff) << keyShift
+		r.count(s, e, 1)
+	}
 	stamp := kvadapter.Stamp{Gen: r.gen, Version: stored}
 	if r.memory != nil {
 		return true, r.memory.Put(context.Background(), key, kvadapter.Record{Stamp: stamp, Value: value})
 	}
-	st := s.own(key)
-	if st.rec.Stamp.Version < stored {
+	// In the stage they are as new as the change that names them now, or bytes of
+	// a version between, which that change replaced, would count as newer.
+	st, until := s.own(key), stored
+	switch {
+	case st.rec.Stamp.Version == stored && !st.delete:
+		until = st.version
+	case st.version < e.version:
 		st.delete = false
-		st.hold(stamp, value)
+		st.hold(e.version, stamp, value)
+		until = st.version
 	}
-	return true, r.settle(ctx, s, st, stored)
+	return true, r.settle(ctx, s, st, until)
 }

@@ -78,7 +78,10 @@ type memory struct {
 	refuse error // of Put
 }
 
-var _ kvadapter.Memory = (*memory)(nil)
+var (
+	_ kvadapter.Memory = (*memory)(nil)
+	_ kvadapter.Loader = (*memory)(nil)
+)
 
 func newMemory() *memory { return &memory{store: newStore()} }
 
@@ -87,6 +90,19 @@ func (m *memory) Put(ctx context.Context, key attune.Key, rec kvadapter.Record) 
 		return m.refuse
 	}
 	return m.store.Put(ctx, key, rec)
+}
+
+func (m *memory) Load(h attune.KeyHash, buf []byte) (text []byte, rec kvadapter.Record, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if rec, ok = m.recs[h]; !ok {
+		return buf[:0], rec, false
+	}
+	text = append(buf[:0], m.texts[h]...)
+	if len(rec.Value) < kvadapter.Large {
+		rec.Value = append([]byte{}, rec.Value...)
+	}
+	return text, rec, true
 }
 
 func (m *memory) Prefetch(attune.Key) {}

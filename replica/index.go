@@ -8,8 +8,11 @@ import (
 	"github.com/attunekv/attune"
 )
 
+// Segments is how many parts the index has, each under a lock of its own.
+const Segments = 256
+
 const (
-	segments = 256
+	segments = Segments
 	// pageLen is small so that a segment's slack is: 256 segments waste at most
 	// 2.5 MiB on pages they have just begun, or are about to give back.
 	pageLen  = 128
@@ -41,12 +44,16 @@ const (
 	metaFetched = 1 << 0
 	metaStale   = 1 << 1
 	metaLeased  = 1 << 2
-	metaState   = 1<<4 - 1
-	keyShift    = 4
-	usedShift   = 12
-	usedBits    = 10
-	usedMask    = 1<<usedBits - 1
-	timeShift   = 22
+	// metaBare marks an entry without bytes, where entries outlive them. With a
+	// stored version it is an expired item whose bytes were freed here, and here
+	// only; else it is dead, and flags say of what.
+	metaBare  = 1 << 3
+	metaState = 1<<4 - 1
+	keyShift  = 4
+	usedShift = 12
+	usedBits  = 10
+	usedMask  = 1<<usedBits - 1
+	timeShift = 22
 )
 
 // since converts unix milliseconds to an entry's time, which is at least 1.
@@ -73,9 +80,44 @@ func (e *entry) expired(at uint64) bool {
 }
 
 // bytes is what the item counts for its user: key and value.
-func (e *entry) bytes() int64 { return int64(e.keyLen()) + int64(e.size) }
+func (e *entry) bytes() int64 {
+	if e.bare() {
+		return 0
+	}
+	return int64(e.keyLen()) + int64(e.size)
+}
 
+func (e *entry) bare() bool { return e.meta&metaBare != 0 }
+
+// dead reports whether the item was deleted or evicted.
+func (e *entry) dead() bool { return e.meta&metaBare != 0 && e.stored == 0 }
+
+// What flags say of a dead entry.
+const (
+	deleted = 0
+	evicted = 1
+)
+
+// bury makes e a dead entry. All that is replicated of it is set.
+func (e *entry) bury(m Mark) {
+	*e = entry{hash: e.hash, version: m.Version(), meta: metaBare, used: e.used, next: e.next, flags: deleted}
+	if m.Evicted() {
+		e.flags = evicted
+	}
+}
+
+// item is what readers are shown of an entry that is not dead. One whose bytes
+// were freed expired before time began: whoever freed them may have looked at
+// the clock after the reader did.
 func (e *entry) item() attune.Item {
+	it := e.full()
+	if e.bare() {
+		it.Expires, it.Size = 1, 0
+	}
+	return it
+}
+
+func (e *entry) full() attune.Item {
 	it := attune.Item{
 		Size:     int(e.size),
 		Flags:    e.flags,

@@ -47,13 +47,18 @@ func (e *entry) encode(b *[entryLen]byte) {
 	le.PutUint64(b[16:], uint64(e.version))
 	le.PutUint64(b[24:], uint64(e.stored))
 	le.PutUint64(b[32:], e.cas)
-	le.PutUint64(b[40:], e.meta&^metaFetched)
+	meta := e.meta &^ metaFetched
+	if !e.dead() {
+		meta &^= metaBare // freed here is not freed there
+	}
+	le.PutUint64(b[40:], meta)
 	le.PutUint32(b[48:], e.flags)
 	le.PutUint32(b[52:], e.size)
 	le.PutUint32(b[56:], e.used)
 }
 
-func (e *entry) decode(b *[entryLen]byte) error {
+// decode takes dead entries only if told that there may be some.
+func (e *entry) decode(b *[entryLen]byte, tombs bool) error {
 	*e = entry{
 		hash:    attune.KeyHash{le.Uint64(b[0:]), le.Uint64(b[8:])},
 		version: attune.Version(le.Uint64(b[16:])),
@@ -63,6 +68,17 @@ func (e *entry) decode(b *[entryLen]byte) error {
 		flags:   le.Uint32(b[48:]),
 		size:    le.Uint32(b[52:]),
 		used:    le.Uint32(b[56:]),
+	}
+	if tombs && e.bare() {
+		buried := *e
+		buried.bury(e.mark(0))
+		if buried.use(e.usedAt()); *e != buried {
+			return fmt.Errorf("%w: a dead entry that is not empty", ErrCorrupt)
+		}
+		if e.version == 0 {
+			return fmt.Errorf("%w: a dead entry without a version", ErrCorrupt)
+		}
+		return nil
 	}
 	switch {
 	case e.version == 0:
@@ -143,8 +159,10 @@ func (r *Replica) Install(rd io.Reader) error {
 // the one that was. Of its segments it uses what makes the index, and bytes.
 type Prepared struct {
 	segs     []segment
+	tombs    bool // Options.Tombstones of who reads it
 	floor    uint64
 	items    int64
+	bare     int64
 	expiring int64
 }
 
@@ -158,7 +176,7 @@ func (r *Replica) Prepare(rd io.Reader) (*Prepared, error) {
 }
 
 func (r *Replica) readIndex(rd io.Reader) (*Prepared, error) {
-	in := &Prepared{segs: make([]segment, segments)}
+	in := &Prepared{segs: make([]segment, segments), tombs: r.tombs}
 	for i := range in.segs {
 		in.segs[i].heads = make([]uint32, minHeads)
 	}
@@ -195,15 +213,15 @@ func (r *Replica) readIndex(rd io.Reader) (*Prepared, error) {
 	if err := src.read(b[:8]); err != nil {
 		return nil, err
 	}
-	if n := le.Uint64(b); n != uint64(in.items) {
-		return nil, fmt.Errorf("%w: %d entries, want %d", ErrCorrupt, in.items, n)
+	if have, n := uint64(in.items+in.bare), le.Uint64(b); n != have {
+		return nil, fmt.Errorf("%w: %d entries, want %d", ErrCorrupt, have, n)
 	}
 	return in, src.check()
 }
 
 func (in *Prepared) add(b *[entryLen]byte, now uint64) error {
 	var e entry
-	if err := e.decode(b); err != nil {
+	if err := e.decode(b, in.tombs); err != nil {
 		return err
 	}
 	s := &in.segs[e.hash[0]>>56]
@@ -216,7 +234,11 @@ func (in *Prepared) add(b *[entryLen]byte, now uint64) error {
 	e.next = to.next
 	*to = e
 	s.bytes += e.bytes()
-	in.items++
+	if e.bare() {
+		in.bare++
+	} else {
+		in.items++
+	}
 	if e.expires() != 0 {
 		in.expiring++
 	}
@@ -253,6 +275,7 @@ func (r *Replica) swap(in *Prepared) {
 	}
 	in.floor = r.floor.Swap(in.floor)
 	in.items = r.items.Swap(in.items)
+	in.bare = r.bare.Swap(in.bare)
 	in.expiring = r.expiring.Swap(in.expiring)
 }
 
@@ -263,7 +286,7 @@ func (r *Replica) forget(s, old *segment) {
 		s.mu.Lock()
 		for i := at; i < min(at+pageLen, old.n); i++ {
 			key := attune.Key{Hash: old.at(i).hash}
-			if e, _ := s.find(key.Hash); e == nil {
+			if e, _ := s.find(key.Hash); e == nil || e.dead() {
 				// As in drop, it cannot fail.
 				_ = r.memory.Delete(context.Background(), key)
 			}
@@ -276,7 +299,7 @@ func (r *Replica) forget(s, old *segment) {
 func (r *Replica) Expiring() int64 { return r.expiring.Load() }
 
 // Digest sums up all that is replicated: the floor, and of every entry above it
-// everything but Fetched and Accessed. It is equal on replicas that applied the
+// everything but Fetched and Accessed, and with tombstones the key's length. It is equal on replicas that applied the
 // same changes, in whatever order their indexes have them. It goes through the
 // whole index, and means nothing if changes are applied meanwhile.
 func (r *Replica) Digest() uint64 {
@@ -294,6 +317,9 @@ func (r *Replica) Digest() uint64 {
 					continue
 				}
 				e.meta &^= usedMask << usedShift
+				if r.tombs {
+					e.meta &^= 0xff << keyShift // who has only heard of it does not know
+				}
 				e.encode(&b)
 				sum += xxh3.Hash(b[:entryLen-4]) // used is last
 			}

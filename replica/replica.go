@@ -3,7 +3,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -56,6 +55,9 @@ type Options struct {
 	// Seed keys the hash. It must be secret where strangers choose keys, and
 	// equal on all nodes of a cluster.
 	Seed uint64
+	// Tombstones keeps entries of the dead until Collect drops them. Changes are
+	// then made by Merge and MergeAll, which need it, and never by Apply.
+	Tombstones bool
 }
 
 // Replica is one node's copy of a shard. Its methods may be called concurrently.
@@ -65,6 +67,7 @@ type Replica struct {
 	limit   int64
 	gen     uint32
 	seed    uint64
+	tombs   bool // Options.Tombstones
 
 	// start and began are one moment, so that the clock below is monotonic.
 	start time.Time
@@ -72,14 +75,19 @@ type Replica struct {
 
 	floor    atomic.Uint64 // an entry whose version is not above it is dead
 	index    atomic.Int64  // bytes the index takes
-	items    atomic.Int64
-	expiring atomic.Int64 // items with an expiry
-	cutting  atomic.Bool  // a Cut is open
+	items    atomic.Int64  // entries that have bytes
+	bare     atomic.Int64  // entries that have none
+	expiring atomic.Int64  // items with an expiry
+	cutting  atomic.Bool   // a Cut is open
 
-	sweep struct {
-		sync.Mutex
-		segment uint32
-		pos     uint32 // entries at and above it were looked at in this pass
+	collected atomic.Uint64 // the cut: what is not above it and not here is dead
+	freed     atomic.Uint64 // the latest moment Free was told, an entry's time
+
+	sweep   pass // of Dead and Free
+	hunt    pass // of Victim, where live items are rare
+	collect struct {
+		pass
+		cut attune.Version // that this pass is about
 	}
 
 	segs [segments]segment
@@ -88,7 +96,7 @@ type Replica struct {
 // Open returns an empty Replica over o.Backend. It starts nothing.
 func Open(o Options) *Replica {
 	r := &Replica{
-		backend: o.Backend, limit: o.MemoryLimit, gen: o.Gen, seed: o.Seed,
+		backend: o.Backend, limit: o.MemoryLimit, gen: o.Gen, seed: o.Seed, tombs: o.Tombstones,
 		start: time.Now(),
 	}
 	r.began = max(r.start.UnixMilli(), epoch)
@@ -103,6 +111,7 @@ func Open(o Options) *Replica {
 	}
 	r.index.Store(total)
 	r.sweep.pos = ^uint32(0)
+	r.hunt.pos = ^uint32(0)
 	return r
 }
 
@@ -111,6 +120,9 @@ func (r *Replica) Hash(text []byte) attune.KeyHash {
 	h := xxh3.Hash128Seed(text, r.seed)
 	return attune.KeyHash{h.Hi, h.Lo}
 }
+
+// Seed is what the hash is keyed by.
+func (r *Replica) Seed() uint64 { return r.seed }
 
 // segment of a hash: by the top of its first word; buckets use the second.
 func (r *Replica) segment(h attune.KeyHash) *segment { return &r.segs[h[0]>>56] }
@@ -121,10 +133,10 @@ func (r *Replica) now() uint64 {
 	return since(r.began + time.Since(r.start).Milliseconds())
 }
 
-// lookup finds a key's entry, unless a flush killed it.
+// lookup finds a key's entry, unless it is dead or a flush killed it.
 func (r *Replica) lookup(s *segment, h attune.KeyHash) *entry {
 	e, _ := s.find(h)
-	if e == nil || uint64(e.version) <= r.floor.Load() {
+	if e == nil || uint64(e.version) <= r.floor.Load() || e.dead() {
 		return nil
 	}
 	return e
@@ -168,6 +180,11 @@ func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool
 	it := e.item()
 	if bump {
 		r.bump(e)
+	}
+	if e.bare() {
+		s.mu.Unlock()
+		it.Value = []byte{}
+		return it, nil
 	}
 	if r.memory != nil {
 		rec, err := r.memory.Get(ctx, key, buf)
@@ -225,6 +242,10 @@ func (r *Replica) recheck(key attune.Key, was attune.Version, rec kvadapter.Reco
 		return attune.Item{}, nil
 	}
 	it := e.item()
+	if e.bare() {
+		it.Value = []byte{}
+		return it, nil
+	}
 	if found && r.wrote(&it, &rec) {
 		it.Value = notNil(rec.Value)
 		return it, nil
@@ -273,7 +294,9 @@ func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attun
 			if bump {
 				r.bump(e)
 			}
-			if items[i].Value = s.value(&items[i], nil, key.Hash); items[i].Value == nil {
+			if e.bare() {
+				items[i].Value = []byte{}
+			} else if items[i].Value = s.value(&items[i], nil, key.Hash); items[i].Value == nil {
 				missing, place = append(missing, key), append(place, i)
 			}
 		}

@@ -15,10 +15,11 @@ import (
 // sends what is newest then. So the writes of a key keep their order without a
 // worker, and a burst of them costs two sends, not one each.
 type staged struct {
-	key    attune.Key       // with a copy of the text
-	rec    kvadapter.Record // the newest; its Value is never modified, its version only grows
-	delete bool             // the newest is a deletion
-	owners int              // Settle calls still to return
+	key     attune.Key       // with a copy of the text
+	version attune.Version   // of the change that is the newest; only grows
+	rec     kvadapter.Record // the newest; its Value is never modified
+	delete  bool             // the newest is a deletion
+	owners  int              // Settle calls still to return
 
 	sending bool
 	wake    chan struct{} // closed when the sending under way ends; made by the first to wait
@@ -33,14 +34,14 @@ type staged struct {
 // must only get newer, or Settle would take c's bytes for settled.
 func (s *segment) overtaken(c *attune.Change) bool {
 	st := s.stage[c.Key.Hash]
-	return st != nil && c.Item.Version <= st.rec.Stamp.Version
+	return st != nil && c.Item.Version <= st.version
 }
 
 // put stages a change's bytes, or its deletion.
 func (s *segment) put(c *attune.Change, gen uint32) {
 	st := s.own(c.Key)
 	st.delete = c.Item.Deleted
-	st.hold(kvadapter.Stamp{Gen: gen, Version: c.Item.Version}, c.Item.Value)
+	st.hold(c.Item.Version, kvadapter.Stamp{Gen: gen, Version: c.Item.Stored}, c.Item.Value)
 }
 
 // own makes the caller one more owner of what is staged for key, or the first.
@@ -54,11 +55,11 @@ func (s *segment) own(key attune.Key) *staged {
 	return st
 }
 
-func (st *staged) hold(stamp kvadapter.Stamp, v []byte) {
+func (st *staged) hold(version attune.Version, stamp kvadapter.Stamp, v []byte) {
 	if len(v) < kvadapter.Large {
 		v = append(make([]byte, 0, len(v)), v...)
 	}
-	st.rec = kvadapter.Record{Stamp: stamp, Value: v}
+	st.version, st.rec = version, kvadapter.Record{Stamp: stamp, Value: v}
 }
 
 // value returns it's bytes if they are staged, else nil.
@@ -80,13 +81,36 @@ func (s *segment) value(it *attune.Item, buf []byte, h attune.KeyHash) []byte {
 // evicts exactly that version (after a failed deletion there is nothing to do:
 // the index has no entry, and no stamp will match).
 func (r *Replica) Settle(ctx context.Context, c *attune.Change) error {
-	if r.memory != nil || c.Key.Text == nil || !c.Item.Deleted && c.Item.Stored != c.Item.Version {
+	if r.memory != nil || !r.stages(c) {
 		return nil
 	}
 	s := r.segment(c.Key.Hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return r.settle(ctx, s, s.stage[c.Key.Hash], c.Item.Version)
+}
+
+// stages reports whether c, applied over a backend elsewhere, is sent there. An
+// eviction is not: the store makes room as it likes.
+func (r *Replica) stages(c *attune.Change) bool {
+	switch {
+	case c.Key.Text == nil:
+		return false
+	case c.Item.Deleted:
+		return !evicts(c)
+	default:
+		return r.carries(&c.Item)
+	}
+}
+
+// carries reports whether an item of a Change has bytes with it.
+func (r *Replica) carries(it *attune.Item) bool {
+	if !r.tombs {
+		return it.Stored == it.Version
+	}
+	// A peer may have the entry and not, or no more, the bytes; and it may send
+	// the bytes along with what was a mere touch.
+	return it.Value != nil || it.Size == 0 && it.Stored == it.Version
 }
 
 // settle is what Settle does for an owner of st who waits for version v.
@@ -129,7 +153,7 @@ func (s *segment) wait(ctx context.Context, st *staged) {
 // send releases the segment while it brings the newest of st to the backend.
 func (r *Replica) send(ctx context.Context, s *segment, st *staged) {
 	st.sending = true
-	rec, del := st.rec, st.delete
+	version, rec, del := st.version, st.rec, st.delete
 	s.mu.Unlock()
 	var err error
 	if del {
@@ -141,9 +165,9 @@ func (r *Replica) send(ctx context.Context, s *segment, st *staged) {
 	st.sending = false
 	switch {
 	case err == nil:
-		st.settled = rec.Stamp.Version
+		st.settled = version
 	case ctx.Err() == nil:
-		st.failed, st.err = rec.Stamp.Version, err
+		st.failed, st.err = version, err
 	default:
 		// This caller's time is up, not that of the others: one of them tries.
 	}

@@ -24,6 +24,7 @@ func (c *counters) expire(e *entry) {
 // Stats are figures of a Replica. Those named in the past tense count since Open.
 type Stats struct {
 	Items      int64 // in the index, dead ones that were not met yet included
+	Tombstones int64 // entries of the dead besides, with Options.Tombstones
 	Bytes      int64 // keys and values of these
 	IndexBytes int64 // memory the index takes
 	UsedBytes  int64 // IndexBytes, and what a backend in this process uses
@@ -40,7 +41,7 @@ type Stats struct {
 
 // Stats adds up the figures. They are not of one moment.
 func (r *Replica) Stats() Stats {
-	st := Stats{Items: r.items.Load(), IndexBytes: r.index.Load(), UsedBytes: r.usage(), Limit: r.limit}
+	st := Stats{Items: r.items.Load(), Tombstones: r.bare.Load(), IndexBytes: r.index.Load(), UsedBytes: r.usage(), Limit: r.limit}
 	for i := range r.segs {
 		s := &r.segs[i]
 		s.mu.Lock()
@@ -57,12 +58,14 @@ func (r *Replica) Stats() Stats {
 	return st
 }
 
-// Len is the number of items in the index, dead ones included.
+// Len is the number of items in the index, dead ones that were not met yet
+// included, tombstones not.
 func (r *Replica) Len() int { return int(r.items.Load()) }
 
 // Add adds the figures of another replica.
 func (st *Stats) Add(o Stats) {
 	st.Items += o.Items
+	st.Tombstones += o.Tombstones
 	st.Bytes += o.Bytes
 	st.IndexBytes += o.IndexBytes
 	st.UsedBytes += o.UsedBytes

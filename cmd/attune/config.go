@@ -65,8 +65,23 @@ var allSettings = []setting{
 		func(s *settings, v string) error { s.DataDir = v; return nil }},
 	{"sync", "os", "with a data-dir: os survives a killed process, always (fsync) a power failure too",
 		func(s *settings, v string) error { s.Sync = v; return nil }},
-	{"consistency", "eventual", "consistency level: linearizable, sequential, or eventual (one controller alone)",
+	{"consistency", "eventual", "consistency level: linearizable, sequential, causal or eventual",
 		func(s *settings, v string) (err error) { s.Level, err = consistency.ParseLevel(v); return }},
+	{"write-acks", "1", "at causal and eventual: controllers that must have a change before it is acknowledged, this one included; or all that are alive",
+		func(s *settings, v string) (err error) {
+			if v == "all" {
+				s.WriteAcks = consistency.AllAcks
+				return nil
+			}
+			if s.WriteAcks, err = strconv.Atoi(v); err != nil {
+				err = fmt.Errorf("want a whole number or all, have %q", v)
+			}
+			return err
+		}},
+	{"max-skew", "5s", "at causal and eventual: a controller whose clock is farther from the median of all refuses writes",
+		func(s *settings, v string) (err error) { s.MaxSkew, err = duration(v); return }},
+	{"tombstone-max-age", "24h", "at causal and eventual: how long an absent controller keeps the others from forgetting what was deleted",
+		func(s *settings, v string) (err error) { s.TombstoneMaxAge, err = duration(v); return }},
 	{"backend", "embedded", "where bytes are kept: embedded, or memcached://host:port[,host:port...]",
 		func(s *settings, v string) error { s.Backend = v; return nil }},
 	{"memory-limit", "1GiB", "memory for index and embedded values together; 0 is no limit",
@@ -83,7 +98,7 @@ var allSettings = []setting{
 		func(s *settings, v string) (err error) { s.Threads, err = strconv.Atoi(v); return plain(err) }},
 	{"idle-timeout", "0s", "close a connection on which nothing moved for this long; 0s never",
 		func(s *settings, v string) (err error) { s.IdleTimeout, err = duration(v); return }},
-	{"op-timeout", "1s", "how long a command may wait for a quorum or the backend before SERVER_ERROR; 0s forever",
+	{"op-timeout", "1s", "how long a command may wait for other controllers or the backend before SERVER_ERROR; 0s forever",
 		func(s *settings, v string) (err error) { s.OpTimeout, err = duration(v); return }},
 	{"drain-timeout", "10s", "how long a stopping controller lets connections finish",
 		func(s *settings, v string) (err error) { s.DrainTimeout, err = duration(v); return }},

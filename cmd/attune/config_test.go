@@ -117,6 +117,7 @@ func TestEverySettingCanBeSetInThreeWays(t *testing.T) {
 		"log-level": "debug", "log-format": "json",
 		"peer": "127.0.0.1:1", "peer-advertise": "example.org:2", "gossip": "127.0.0.1:3", "join": "a:1, b:2",
 		"expect": "3", "data-dir": "data", "sync": "always",
+		"write-acks": "all", "max-skew": "1s", "tombstone-max-age": "1h",
 	}
 	for _, st := range allSettings {
 		t.Run(st.key, func(t *testing.T) {
@@ -125,8 +126,8 @@ func TestEverySettingCanBeSetInThreeWays(t *testing.T) {
 				t.Fatal("this test has no second value for the setting")
 			}
 			var level []string
-			if st.key == "join" || st.key == "expect" || st.key == "data-dir" {
-				level = []string{"--consistency=sequential"} // others refuse them
+			if st.key == "data-dir" {
+				level = []string{"--consistency=sequential"} // others refuse it
 			}
 			base := mustResolve(t, level)
 			flag := mustResolve(t, append(level, "--"+st.key+"="+v))
@@ -209,6 +210,15 @@ func TestRefusalsNameTheirSourceAndTheNearestSetting(t *testing.T) {
 		{name: "no socket path", args: []string{"--listen", "unix:"}, want: `--listen: "unix:" has no path, such as unix:/run/attune.sock`},
 		{name: "bad admin address", args: []string{"--admin", "none"}, want: `--admin: "none" is not host:port: address none: missing port in address`},
 		{name: "unknown level", args: []string{"--consistency", "evental"}, want: `--consistency: unknown consistency level "evental": choose linearizable, sequential, causal or eventual`},
+		{name: "no acknowledgement", args: []string{"--write-acks", "0"}, want: `--write-acks: want 1 or more, or all, have 0`},
+		{name: "word for acknowledgements", args: []string{"--write-acks", "most"}, want: `--write-acks: want a whole number or all, have "most"`},
+		{name: "acknowledgements of nobody", args: []string{"--write-acks", "2"}, want: `--write-acks: 2 controllers are to have each change, and this one is alone: set expect or join, or leave this out`},
+		{name: "no skew", args: []string{"--max-skew", "0s", "--expect", "3"}, want: `--max-skew: want 10ms to 1h, have 0s`},
+		{name: "any skew", args: []string{"--max-skew", "2h"}, want: `--max-skew: want 10ms to 1h, have 2h0m0s`},
+		{name: "short memory of the dead", file: "expect = 3\ntombstone-max-age = 1s\n", want: `FILE:2: tombstone-max-age: want at least 1m, have 1s`},
+		{name: "disk of a level without", args: []string{"--consistency", "causal", "--expect", "3", "--data-dir", "d"}, want: `--data-dir: causal keeps nothing on disk in this version: choose linearizable or sequential, or leave this out`},
+		{name: "disk of a controller alone", args: []string{"--data-dir", "d"}, want: `--data-dir: eventual keeps nothing on disk in this version: choose linearizable or sequential, or leave this out`},
+		{name: "peer port of a cluster", args: []string{"--join", "127.0.0.1:1", "--peer", "7400"}, want: `--peer: want host:port, have "7400"`},
 		{name: "little memory", args: []string{"--memory-limit", "1MiB"}, want: `--memory-limit: want 0 (none) or at least 8MiB, have 1048576 bytes`},
 		{name: "negative memory", args: []string{"--memory-limit", "-1"}, want: `--memory-limit: want a size such as 64MiB or 1GiB, have "-1"`},
 		{name: "huge item", args: []string{"--max-item-size", "129MiB"}, want: `--max-item-size: want 1KiB to 128MiB, have 135266304 bytes`},
@@ -265,5 +275,29 @@ func TestEverySettingHasAFlagThatSaysWhatItIs(t *testing.T) {
 		if f == nil || f.Usage != st.usage || f.DefValue != st.value {
 			t.Errorf("--%s: flag %+v, want usage %q and default %q", st.key, f, st.usage, st.value)
 		}
+	}
+}
+
+// Two ways to say that there are others, at two levels; and everything else.
+func TestWhoIsAlone(t *testing.T) {
+	for _, c := range []struct {
+		args  string
+		alone bool
+	}{
+		{"", true},
+		{"--consistency=causal", true},
+		{"--consistency=causal --write-acks=all", true},
+		{"--expect=2", false},
+		{"--join=127.0.0.1:7946", false},
+		{"--consistency=causal --expect=3 --write-acks=2", false},
+		{"--consistency=linearizable", false},
+		{"--consistency=sequential", false},
+	} {
+		if s := mustResolve(t, strings.Fields(c.args)); s.Alone() != c.alone {
+			t.Errorf("attune serve %s: alone is %v", c.args, s.Alone())
+		}
+	}
+	if s := mustResolve(t, []string{"--write-acks=all"}); s.WriteAcks != consistency.AllAcks {
+		t.Errorf("all is %d", s.WriteAcks)
 	}
 }

@@ -102,10 +102,24 @@ func TestComposeFile(t *testing.T) {
 		}
 	}
 	args := append(compose[1:], "-f", "../../docker-compose.yml", "--profile", "attune", "config")
-	out, err := exec.Command(compose[0], args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	for _, level := range []consistency.Level{consistency.Linearizable, consistency.Eventual} {
+		t.Run(level.String(), func(t *testing.T) {
+			cmd := exec.Command(compose[0], args...)
+			cmd.Env = append(os.Environ(), "CONSISTENCY=")
+			if level != consistency.Linearizable {
+				cmd.Env = append(cmd.Env, "CONSISTENCY="+level.String())
+			}
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			checkCompose(t, out, level)
+		})
 	}
+}
+
+// checkCompose looks at what docker-compose makes of the file.
+func checkCompose(t *testing.T, out []byte, level consistency.Level) {
 	for _, want := range []string{"11201", "11202", "11203", "8000", "8001", "8002", "9090", "9091", "9092"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("docker-compose.yml comes to\n%s\nwithout port %s", out, want)
@@ -125,7 +139,7 @@ func TestComposeFile(t *testing.T) {
 		name := fmt.Sprintf("attune%d", i+1)
 		t.Run(name, func(t *testing.T) {
 			s := mustResolve(t, nil, environ[name]...)
-			if s.Name != name || s.Backend != fmt.Sprintf("memcached://memcached%d:11211", i+1) || s.Level != consistency.Linearizable || s.Expect != 3 {
+			if s.Name != name || s.Backend != fmt.Sprintf("memcached://memcached%d:11211", i+1) || s.Level != level || s.Expect != 3 {
 				t.Errorf("%q come to %s, %s, %v, expecting %d", environ[name], s.Name, s.Backend, s.Level, s.Expect)
 			}
 			if want := []string{"attune1:7946", "attune2:7946", "attune3:7946"}; !slices.Equal(s.Join, want) {

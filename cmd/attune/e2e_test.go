@@ -52,10 +52,10 @@ func TestServeRefusals(t *testing.T) {
 		args []string
 		want string // pattern
 	}{
-		{"level to come", []string{"--consistency", "causal"},
-			`^attune: --consistency: causal is not served by this version: choose linearizable, sequential, or eventual$`},
-		{"peers of a level without", []string{"--join", "127.0.0.1:1"},
-			`^attune: --join: eventual is served by one controller alone in this version: .*`},
+		{"disk of a level without", []string{"--consistency", "causal", "--data-dir", dir},
+			`^attune: --data-dir: causal keeps nothing on disk in this version: choose linearizable or sequential, .*`},
+		{"peer address in use", []string{"--expect", "2", "--gossip", "127.0.0.1:0", "--peer", busy.Addr().String()},
+			`^attune: store: .*address already in use; .*--peer`},
 		{"address in use", []string{"--listen", busy.Addr().String()},
 			`^attune: listen: .*` + regexp.QuoteMeta(busy.Addr().String()) + `.*address already in use; .*--listen`},
 		{"admin address in use", []string{"--listen", "127.0.0.1:0", "--admin", busy.Addr().String()},

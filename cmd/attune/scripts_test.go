@@ -247,15 +247,45 @@ func TestStartupKeepsData(t *testing.T) {
 	}
 }
 
-// A level that has no cluster starts one controller, and what makes no sense is
-// refused before anything is started.
+// The levels whose controllers answer for themselves: what is said to one is heard
+// from the others, soon.
+func TestStartupGossip(t *testing.T) {
+	dir := clone(t)
+	for _, level := range []string{"causal", "eventual"} {
+		t.Run(level, func(t *testing.T) {
+			ports := freePorts(t, 3)
+			out := started(t, dir, append(ports.environ(), "CONSISTENCY="+level)...)
+			if n := strings.Count(out, "   ready   "); n != 3 || !strings.Contains(out, level+", as n1 sees it: ok\nchanges made here 0, ") {
+				t.Errorf("startup.sh shows a cluster with %d controllers ready, want 3:\n%s", n, out)
+			}
+			if out, errs, code := run(t, "", "cli", "--server", ports.listen(0), "set", "k", "v"); code != 0 {
+				t.Errorf("set: %s%s", out, errs)
+			}
+			attunetest.Eventually(t, "the last controller has it", func() bool {
+				out, _, _ := run(t, "", "cli", "--server", ports.listen(2), "get", "k")
+				return out == "v\n"
+			})
+			attunetest.Eventually(t, "the first knows that they are equal", func() bool {
+				out, _, _ := run(t, "", "show", "--server", ports.listen(0))
+				return strings.Count(out, "   ready   equal   ") == 2
+			})
+			if out, code := script(t, dir, "stop.sh"); code != 0 || sortedLines(out) != threeStopped {
+				t.Errorf("stop.sh: exit %d, %q", code, out)
+			}
+			ports.closed(t)
+		})
+	}
+}
+
+// One controller alone is a cluster at the ordered levels only, and what makes no
+// sense is refused before anything is started.
 func TestStartupAlone(t *testing.T) {
 	dir, ports := clone(t), freePorts(t, 1)
 	for _, refused := range []struct{ environ, why string }{
 		{"BACKEND=redis", "embedded or memcached, not redis"},
 		{"NODES=some", "1 to 99, not some"},
-		{"CONSISTENCY=eventual NODES=3", "one controller alone"},
 		{"CONSISTENCY=eventual DATA=data", "nothing on disk"},
+		{"CONSISTENCY=causal DATA=data NODES=1", "nothing on disk"},
 		{"CONSISTENCY=strict NODES=1", `unknown consistency level "strict"`},
 	} {
 		out, code := script(t, dir, "startup.sh", append(ports.environ(), strings.Fields(refused.environ)...)...)
@@ -266,14 +296,19 @@ func TestStartupAlone(t *testing.T) {
 			t.Errorf("%s left behind: %q", refused.environ, left)
 		}
 	}
-	out := started(t, dir, append(ports.environ(), "CONSISTENCY=eventual")...)
-	if !strings.Contains(out, "eventual, as n1 sees it: ok\none controller alone\n") || strings.Contains(out, "another controller") {
-		t.Errorf("startup.sh of one controller prints\n%s", out)
+	for level, shown := range map[string]string{
+		"eventual": "eventual, as n1 sees it: ok\none controller alone\n",
+		"causal":   "causal, as n1 sees it: ok\none controller alone\n",
+	} {
+		out := started(t, dir, append(ports.environ(), "NODES=1", "CONSISTENCY="+level)...)
+		if !strings.Contains(out, shown) || strings.Contains(out, "another controller") {
+			t.Errorf("startup.sh of one controller prints\n%s", out)
+		}
+		if out, code := script(t, dir, "stop.sh"); code != 0 || out != "n1 stopped\n" {
+			t.Errorf("stop.sh: exit %d, %q", code, out)
+		}
+		ports.closed(t)
 	}
-	if out, code := script(t, dir, "stop.sh"); code != 0 || out != "n1 stopped\n" {
-		t.Errorf("stop.sh: exit %d, %q", code, out)
-	}
-	ports.closed(t)
 }
 
 // A failed start says why and leaves nothing running, and neither script takes

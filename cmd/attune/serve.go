@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/term"
 
-	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/controller"
 )
 
@@ -60,7 +59,7 @@ func serve(s settings) error {
 	s.LogLevel = &level
 	s.Version = release()
 
-	limitHeap(s.MemoryLimit, s.Level != consistency.Eventual)
+	limitHeap(s.MemoryLimit, !s.Alone())
 
 	node, err := open(s.Config, signals)
 	if node == nil {
@@ -126,13 +125,13 @@ func open(cfg controller.Config, signals <-chan os.Signal) (*controller.Node, er
 // limitHeap makes the collector run often enough that what was replaced or
 // evicted, and is garbage, does not pile up over the memory limit: it bounds the
 // live values, a tenth for what surrounds them, and room for connections, or for
-// those and the log that is kept for other controllers. GOMEMLIMIT overrides it.
-func limitHeap(limit int64, log bool) {
+// those and what is kept for other controllers. GOMEMLIMIT overrides it.
+func limitHeap(limit int64, peers bool) {
 	if limit == 0 || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
 	room := int64(64 << 20)
-	if log {
+	if peers {
 		room += 192 << 20
 	}
 	debug.SetMemoryLimit(limit + limit/10 + room)

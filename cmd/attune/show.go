@@ -22,12 +22,19 @@ func newShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show the cluster as a controller sees it",
-		Long: `Show asks a controller (the first of --server that answers) for its cluster: level,
-leader, term, how far the log is, and every member with its state, role and lag.
-What it prints is in "stats attune" too, and as metrics.
+		Long: `Show asks a controller (the first of --server that answers) for its cluster. What
+it prints is in "stats attune" too, and as metrics.
 
-A member is ready (serves its level), alive (runs, and does not serve it yet) or
-failed. The lag, in log entries, is known to the leader only: ask it.`,
+A member is ready (serves its level), alive (runs, and does not serve it) or failed.
+
+At the levels linearizable and sequential it shows leader, term, how far the log
+is, and every member's role and lag, in log entries: known to the leader only, so
+ask that.
+
+At the levels causal and eventual it shows how the copy of every member compares
+with that of the controller asked: equal, or differs, as it does for a moment while
+there are writes. LACKS is how many changes that controller has and the member has
+not, AHEAD how many the other way round, CLOCK how far the member's clock is ahead.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return show(cmd.Context(), cmd.OutOrStdout(), servers)
@@ -62,11 +69,21 @@ func show(ctx context.Context, out io.Writer, servers []string) error {
 		_, err := fmt.Fprintln(out, "one controller alone")
 		return err
 	}
+	if stats["origin"] != "" {
+		fmt.Fprintf(out, "changes made here %s, taken from others %s, held back %s; requests waiting for write-acks %s\ndead items remembered %s, forgotten up to %s; reconciliations %s, keys that differed in the last %s\n\n",
+			stats["changes"], stats["changes_applied"], stats["held_back"], stats["waiting_for_acks"],
+			stats["tombstones"], stats["collected_to"], stats["reconciles"], stats["reconcile_differing"])
+		return table(out, "NAME\tSTATE\tCOPY\tCLIENTS\tADMIN\tLACKS\tAHEAD\tCLOCK", members)
+	}
 	fmt.Fprintf(out, "leader %s, term %s, log committed to %s, applied to %s; requests pending %s, completed %s\n\n",
 		stats["leader"], stats["term"], stats["commit_index"], stats["applied_index"], stats["pending"], stats["completed"])
+	return table(out, "NAME\tSTATE\tROLE\tCLIENTS\tADMIN\tLAG", members)
+}
+
+func table(out io.Writer, head string, rows [][]string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "NAME\tSTATE\tROLE\tCLIENTS\tADMIN\tLAG")
-	for _, m := range members {
+	fmt.Fprintln(w, head)
+	for _, m := range rows {
 		fmt.Fprintln(w, strings.Join(m, "\t"))
 	}
 	return w.Flush()

@@ -10,10 +10,15 @@ import (
 	"github.com/attunekv/attune"
 )
 
+func testClock() *clock {
+	start := time.Now()
+	return newClock(1, start.UnixMilli(), func() time.Duration { return time.Since(start) })
+}
+
 // Versions grow whatever happens to the clock they are made from: it stands
 // still, steps back, or the key met is ahead of it.
 func TestVersionsOnlyGrow(t *testing.T) {
-	c := newClock("n1")
+	c := testClock()
 	now := time.Now().UnixMilli()
 	var last attune.Version
 	for i := range 100_000 {
@@ -42,7 +47,7 @@ func TestVersionsOnlyGrow(t *testing.T) {
 }
 
 func TestVersionsTellTheTime(t *testing.T) {
-	c := newClock("n1")
+	c := testClock()
 	const now = 1800000000123
 	for i := range uint64(1<<counterBits + 5) {
 		v := c.next(now, 0)
@@ -52,13 +57,13 @@ func TestVersionsTellTheTime(t *testing.T) {
 			t.Fatalf("version %d: %d ms, counter %d, want %d, %d", i, ms, counter, wantMS, want)
 		}
 	}
-	if v := newClock("n1").next(0, 0); v == 0 || v == attune.AnyVersion {
+	if v := testClock().next(0, 0); v == 0 || v == attune.AnyVersion {
 		t.Errorf("a wall clock of 1970 gives version %d", v)
 	}
 }
 
 func TestVersionsAreUnique(t *testing.T) {
-	c := newClock("n1")
+	c := testClock()
 	const workers, each = 4, 5000
 	lists := make([][]attune.Version, workers)
 	var wait sync.WaitGroup
@@ -83,7 +88,7 @@ func TestVersionsAreUnique(t *testing.T) {
 
 func TestNowIsMonotonic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newClock("n1")
+		c := testClock()
 		start := c.now()
 		time.Sleep(1500 * time.Millisecond)
 		if d := c.now() - start; d != 1500 {

@@ -1,10 +1,17 @@
 package gossip
 
 import (
+	"context"
+	"math"
+	"math/rand/v2"
 	"sync"
 	"time"
 
+	"github.com/zeebo/xxh3"
+	"go.uber.org/zap"
+
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -23,25 +30,47 @@ const (
 
 // Options say what an Engine works on.
 type Options struct {
-	// Replica is the shard's copy on this node. The engine must be the only one
-	// to apply changes to it, and the caller closes its backend after the engine.
-	Replica *replica.Replica
-	// Node is this controller's name, unique in its cluster: ten bits of its
-	// hash are in every version.
+	// OpenReplica makes the shard's copy on this node, with what it is given and a
+	// backend. The engine must be the only one to apply changes to it, and the caller
+	// closes its backend after the engine.
+	OpenReplica func(replica.Options) (*replica.Replica, error)
+	// Node is this controller's name, unique in its cluster.
 	Node string
 	// MaxItem is the largest value that may come of an append, in bytes; 0 is no
 	// limit.
 	MaxItem int
+
+	// OpenCluster opens the peer port, for a member that goes by id; nil for a
+	// controller alone, to which the rest means nothing.
+	OpenCluster func(id uint64) (*cluster.Cluster, error)
+	// Causal has a change take effect nowhere before what it depends on.
+	Causal bool
+	// WriteAcks is how many members, this one included, must have a change before
+	// it is acknowledged; All for every one that is alive.
+	WriteAcks int
+	// MaxSkew is how far this clock may be from the others'.
+	MaxSkew time.Duration
+	// TombstoneMaxAge is how long an absent member keeps the others from forgetting
+	// what was deleted.
+	TombstoneMaxAge time.Duration
+	// Timeout is why an op failed that waited for a backend until its deadline.
+	Timeout error
+	Log     *zap.Logger
 }
+
+// All is a WriteAcks of every member that is alive.
+const All = math.MaxInt
 
 // Engine answers for one replica. Its methods may be called concurrently.
 type Engine struct {
+	o       Options
 	replica *replica.Replica
 	maxItem int
 	clock   *clock
-	ready   chan struct{} // closed by Open
+	core    *core         // nil alone
+	ready   chan struct{} // closed when the level is first served
 	stop    chan struct{} // closed by Close
-	done    chan struct{} // closed when the sweeper has returned
+	running sync.WaitGroup
 
 	flush struct {
 		sync.Mutex               // guards at; held while a flush takes effect
@@ -50,43 +79,107 @@ type Engine struct {
 	}
 	scratches sync.Pool // of *scratch
 	closing   sync.Once
+
+	members // nothing of it is used alone
 }
 
-// Open starts an Engine, which is ready at once.
-func Open(o Options) *Engine {
+// Open starts an Engine. Alone, it is ready at once; else when Open has returned,
+// this controller knows its cluster, and it is ready when it has what the others
+// have. Ending ctx gives up.
+func Open(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{
-		replica: o.Replica,
-		maxItem: o.MaxItem,
-		clock:   newClock(o.Node),
-		ready:   make(chan struct{}),
-		stop:    make(chan struct{}),
-		done:    make(chan struct{}),
+		o: o, maxItem: o.MaxItem, ready: make(chan struct{}), stop: make(chan struct{}),
 	}
 	e.flush.changed = make(chan struct{}, 1)
 	e.scratches.New = func() any { return &scratch{built: make([]byte, 0, builtSize)} }
-	close(e.ready)
-	go e.sweep()
-	return e
+	start := time.Now()
+	mono := func() time.Duration { return time.Since(start) }
+	if o.OpenCluster != nil {
+		if err := e.enter(ctx, start, mono); err != nil {
+			return nil, err
+		}
+	} else {
+		var err error
+		if e.replica, err = o.OpenReplica(replica.Options{Gen: rand.Uint32(), Seed: rand.Uint64()}); err != nil {
+			return nil, err
+		}
+		e.clock = newClock(xxh3.HashString(o.Node), start.UnixMilli(), mono)
+		close(e.ready)
+	}
+	e.running.Go(e.sweep)
+	return e, nil
 }
 
 // Now is the clock that expiry goes by, in unix milliseconds: the wall clock at
-// Open plus the monotonic time since.
+// Open plus the monotonic time since, and in a cluster slowly brought nearer to
+// the others'.
 func (e *Engine) Now() int64 { return e.clock.now() }
 
-// Ready is closed: a node alone has nobody to wait for.
+// Ready is closed when clients may be answered.
 func (e *Engine) Ready() <-chan struct{} { return e.ready }
 
-// Close stops the sweeper and waits for it. Calls of Write may still be under
-// way, and finish; a flush that is pending never comes.
+// Submit is Write for a Call: c.Res answers c.Ops. True: it has; false: c.Done will
+// be called when it does.
+func (e *Engine) Submit(c *attune.Call) bool {
+	ctx, cancel := e.bound(c)
+	e.Write(ctx, c.Ops, c.Res)
+	cancel()
+	return e.core == nil || !e.core.await(c)
+}
+
+// Barrier answers at once: any replica may answer any read.
+func (e *Engine) Barrier(c *attune.Call) bool {
+	c.Err = nil
+	return true
+}
+
+// bound gives c's context c's deadline, if anything may last that long: a context
+// of one's own costs more than an op on memory.
+func (e *Engine) bound(c *attune.Call) (context.Context, context.CancelFunc) {
+	if e.replica.Immediate() || c.Deadline.IsZero() {
+		return c.Ctx, func() {}
+	}
+	return context.WithDeadlineCause(c.Ctx, c.Deadline, e.o.Timeout)
+}
+
+// Find answers in c.Res[0].Item and c.Err what Recover returns.
+func (e *Engine) Find(c *attune.Call, key attune.Key, lost attune.Item) bool {
+	if e.core == nil {
+		ctx, cancel := e.bound(c)
+		c.Res[0].Item, c.Err = e.Recover(ctx, key, lost)
+		cancel()
+		return true
+	}
+	key.Text = append([]byte(nil), key.Text...)
+	e.running.Go(func() { // others are asked
+		ctx, cancel := context.WithCancelCause(c.Ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(e.ctx, func() { cancel(errClosed) })()
+		c.Res[0].Item, c.Err = e.Recover(ctx, key, lost)
+		c.Done()
+	})
+	return false
+}
+
+// Close leaves the cluster, stops what Open started and waits for it. Calls of
+// Write may still be under way, and finish or fail; a flush that is pending never
+// comes.
 func (e *Engine) Close() error {
-	e.closing.Do(func() { close(e.stop) })
-	<-e.done
+	e.closing.Do(func() {
+		if e.core != nil {
+			e.leave()
+		}
+		close(e.stop)
+	})
+	e.running.Wait()
+	if e.core != nil {
+		return e.left()
+	}
 	return nil
 }
 
 // sweep frees what expired or was flushed, and carries out delayed flushes.
 func (e *Engine) sweep() {
-	defer close(e.done)
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	alarm := time.NewTimer(0)
@@ -117,19 +210,30 @@ func (e *Engine) sweepTick(buf []attune.Change) []attune.Change {
 		n := min(share, sweepBatch)
 		share -= n
 		now := e.Now()
-		buf = e.replica.Dead(now, n, buf[:0])
-		for i := range buf {
-			e.remove(&buf[i], now)
+		met := 0
+		if e.core != nil {
+			// Its entry stays: to the others it is one that everybody knows is dead.
+			met = e.replica.Free(now, n)
+		} else {
+			buf = e.replica.Dead(now, n, buf[:0])
+			met = len(buf)
+			for i := range buf {
+				e.remove(&buf[i], now)
+			}
 		}
-		if share == 0 && len(buf) > n/10 {
+		if share == 0 && met > n/10 {
 			share = sweepBatch
 		}
 	}
 	return buf
 }
 
-// remove stamps and applies the removal of an item that the replica proposed.
+// remove applies the removal of an item that the replica proposed.
 func (e *Engine) remove(c *attune.Change, now int64) {
+	if e.core != nil {
+		e.core.evict(c.Key.Hash, c.Prior)
+		return
+	}
 	c.Stamp(e.clock.next(now, c.Prior))
 	// It carries no bytes, so there is no error; an item that was written
 	// meanwhile is not removed, and that is right.
@@ -178,6 +282,10 @@ func (e *Engine) flushDue() time.Duration {
 // carried a dead item over; the second floor, stamped later, kills it. What it
 // kills besides was written while the flush was under way.
 func (e *Engine) flushNowLocked(now int64) {
+	if e.core != nil {
+		e.core.flushAll(now) // whose changes have one order: once is enough
+		return
+	}
 	for range 2 {
 		e.replica.Flush(e.clock.next(now, 0))
 	}

@@ -92,10 +92,17 @@ type node struct {
 
 func open(t testing.TB, backend kvadapter.Backend, limit int64) *node {
 	t.Helper()
-	n := &node{t: t, Engine: Open(Options{
-		Replica: replica.Open(replica.Options{Backend: backend, MemoryLimit: limit, Gen: 1, Seed: 7}),
-		Node:    t.Name(),
-	})}
+	e, err := Open(t.Context(), Options{
+		OpenReplica: func(o replica.Options) (*replica.Replica, error) {
+			o.Backend, o.MemoryLimit = backend, limit
+			return replica.Open(o), nil
+		},
+		Node: t.Name(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t, Engine: e}
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
 			t.Error(err)

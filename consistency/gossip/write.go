@@ -83,6 +83,10 @@ func (e *Engine) lane(ctx context.Context, ops []attune.Op, res []attune.Result,
 // to apply means that another op on the key succeeded, so this ends.
 func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *scratch) {
 	bump := op.Verb == attune.Touch || op.Verb == attune.Get && !op.Mode.Has(attune.NoBump)
+	if e.core != nil && e.core.skewed.Load() {
+		*res = attune.Result{Status: attune.Failed, Err: errSkewed}
+		return
+	}
 	for {
 		if ctx.Err() != nil {
 			// Not begun is better than begun and given up: that costs the item.
@@ -114,7 +118,6 @@ func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *s
 			*res = attune.Result{Status: attune.NotStored}
 			return
 		}
-		c.Stamp(e.clock.next(now, c.Prior))
 		if e.apply(ctx, op, &c, res, now) {
 			if op.Verb == attune.Get && res.Absent && !op.Mode.Has(attune.NoBump) {
 				e.replica.Peek(op.Key, true) // what a read creates has been read
@@ -144,10 +147,13 @@ func (e *Engine) read(ctx context.Context, op *attune.Op, bump bool, s *scratch)
 	return it, err
 }
 
-// Recover returns the item that replaced one whose bytes were lost, or the zero
-// Item after removing exactly the lost version: alone, there is no peer to get
-// the bytes from.
+// Recover returns the bytes of an item that the backend has lost, as a peer has
+// them; or the item that replaced it; or the zero Item, after exactly that version
+// was removed, as nobody has its bytes.
 func (e *Engine) Recover(ctx context.Context, key attune.Key, lost attune.Item) (attune.Item, error) {
+	if e.core != nil {
+		return e.recover(ctx, key, lost)
+	}
 	for {
 		e.evict(key.Hash, lost.Version, e.Now())
 		it, err := e.replica.Get(ctx, key, nil, false)
@@ -158,11 +164,20 @@ func (e *Engine) Recover(ctx context.Context, key attune.Key, lost attune.Item) 
 	}
 }
 
-// apply makes a stamped change take effect and finishes its result. It reports
+// commit gives a change its version and applies it.
+func (e *Engine) commit(c *attune.Change, now int64) (applied bool, err error) {
+	if e.core != nil {
+		return e.core.commit(c, now)
+	}
+	c.Stamp(e.clock.next(now, c.Prior))
+	return e.replica.Apply(c)
+}
+
+// apply makes a change take effect and finishes its result. It reports
 // false if the change must be decided again.
 func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res *attune.Result, now int64) bool {
 	h := c.Key.Hash
-	stores := !c.Item.Deleted && c.Item.Stored == c.Item.Version
+	stores := !c.Item.Deleted && c.Item.Stored == 0 // new bytes, not stamped yet
 	if stores && !e.replica.Fits(len(c.Key.Text)+c.Item.Size) {
 		if op.Verb == attune.Set {
 			// What it was to replace must not be read any more, as in memcached.
@@ -171,7 +186,7 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 		*res = attune.Result{Status: attune.OutOfMemory}
 		return true
 	}
-	applied, err := e.replica.Apply(c)
+	applied, err := e.commit(c, now)
 	if !applied {
 		// It was decided on what is no more. A blind change has only lost to a
 		// newer version, but did not just precede it: that one may come of an add

@@ -1,7 +1,6 @@
 package ordered
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,10 +18,7 @@ import (
 // The engine is the core's world.
 var _ world = (*Engine)(nil)
 
-const (
-	fetchTimeout = 300 * time.Millisecond
-	hydrateRetry = 300 * time.Millisecond
-)
+const hydrateRetry = 300 * time.Millisecond
 
 func (e *Engine) send(to uint64, class cluster.Class, kind byte, body []byte) bool {
 	return e.cluster.Send(to, class, kind, body)
@@ -154,7 +150,7 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 			it, err := e.replica.Get(e.ctx, w.key, nil, false)
 			switch {
 			case errors.Is(err, replica.ErrGone) && it.Stored == w.item.Stored:
-				f.value, err = e.fetch(w.key, it)
+				f.value, err = e.fetcher.Fetch(e.ctx, w.key, it)
 				f.gone = err == nil && f.value == nil
 			case errors.Is(err, replica.ErrGone):
 				err = nil // it has changed: it will be looked for again
@@ -169,40 +165,8 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 	})
 }
 
-// fetch asks the other members for the bytes of exactly one version, and keeps
-// them here. Nil and no error: none of those that can be reached has them.
-func (e *Engine) fetch(key attune.Key, it attune.Item) ([]byte, error) {
-	body := binary.LittleEndian.AppendUint64(nil, uint64(it.Stored))
-	body = append(body, key.Text...)
-	for _, m := range e.peers() {
-		ctx, cancel := context.WithTimeout(e.ctx, fetchTimeout)
-		answer, err := e.cluster.Call(ctx, m.ID, callFetch, body)
-		cancel()
-		if err != nil || len(answer) == 0 {
-			continue
-		}
-		it.Value = answer[1:]
-		if err := e.replica.Restore(e.ctx, key, it); err != nil {
-			e.log.Debug("fetched bytes could not be kept", zap.Error(err))
-		}
-		return it.Value, nil
-	}
-	return nil, context.Cause(e.ctx)
-}
-
-// serveFetch answers fetch: a byte and the value, or nothing.
-func (e *Engine) serveFetch(ctx context.Context, _ uint64, body []byte) ([]byte, error) {
-	if len(body) < 9 || e.replica == nil {
-		return nil, errState
-	}
-	key := attune.Key{Text: body[8:], Hash: e.replica.Hash(body[8:])}
-	answer := make([]byte, 1, 4<<10)
-	it, err := e.replica.Get(ctx, key, answer[1:], false)
-	if err != nil || it.Version == 0 || uint64(it.Stored) != binary.LittleEndian.Uint64(body) {
-		return nil, nil
-	}
-	return append(answer, it.Value...), nil
-}
+// stageChange hands the bytes of an applied change on to the store.
+func (e *Engine) stageChange(ch attune.Change) { e.stage.Add(ch) }
 
 // Recover finds the bytes of an item that this replica has in its index and not
 // in its store: at a peer, of exactly that version. If no peer that can be reached
@@ -222,7 +186,7 @@ const recoverTries = 5
 
 func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attune.Item, error) {
 	for range recoverTries {
-		value, err := e.fetch(key, item)
+		value, err := e.fetcher.Fetch(e.ctx, key, item)
 		if err != nil {
 			return attune.Item{}, err
 		}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
-	"github.com/attunekv/attune/consistency/ordered/codec"
+	"github.com/attunekv/attune/consistency/codec"
 	"github.com/attunekv/attune/consistency/ordered/raftlog"
 	"github.com/attunekv/attune/replica"
 )

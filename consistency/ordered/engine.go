@@ -15,6 +15,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/ordered/raftlog"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -45,9 +46,9 @@ type Options struct {
 	Sync    raftlog.Sync
 	// OpenCluster opens the peer port for a member with this Raft id.
 	OpenCluster func(id uint64) (*cluster.Cluster, error)
-	// OpenReplica makes the shard's copy on this node, for data of this generation
-	// and keys hashed by this seed, which are the same on all members.
-	OpenReplica func(gen uint32, seed uint64) (*replica.Replica, error)
+	// OpenReplica makes the shard's copy on this node: with the generation and seed
+	// that it is given, which are the same on all members, and a backend.
+	OpenReplica func(replica.Options) (*replica.Replica, error)
 	Log         *zap.Logger
 }
 
@@ -64,7 +65,8 @@ type Engine struct {
 	store   *raftlog.Log
 	core    *core
 	ident   raftlog.Identity
-	stage   *stager
+	stage   *repair.Stager
+	fetcher *repair.Fetcher
 
 	ready  chan struct{} // closed by the loop when the level is first served
 	status atomic.Pointer[Status]
@@ -383,7 +385,7 @@ func (e *Engine) end() {
 func (e *Engine) ended() error {
 	e.loops.Wait()
 	e.tasks.Wait()
-	e.stage.close()
+	e.stage.Close()
 	return errors.Join(e.cluster.Close(), e.store.Close())
 }
 

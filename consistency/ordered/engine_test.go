@@ -69,12 +69,13 @@ func newLimitedGroup(t testing.TB, n int, durable bool, limit int64) *group {
 				Gossip: m.gossip, Join: join, Log: m.o.Log,
 			})
 		}
-		m.o.OpenReplica = func(gen uint32, seed uint64) (*replica.Replica, error) {
+		m.o.OpenReplica = func(o replica.Options) (*replica.Replica, error) {
 			var err error
 			if m.backend, err = kvadapter.Open("embedded"); err != nil {
 				return nil, err
 			}
-			m.replica = replica.Open(replica.Options{Backend: m.backend, Gen: gen, Seed: seed, MemoryLimit: m.limit})
+			o.Backend, o.MemoryLimit = m.backend, m.limit
+			m.replica = replica.Open(o)
 			return m.replica, nil
 		}
 		g.members = append(g.members, m)

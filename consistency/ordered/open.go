@@ -15,12 +15,13 @@ import (
 
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/ordered/raftlog"
+	"github.com/attunekv/attune/consistency/repair"
+	"github.com/attunekv/attune/replica"
 )
 
 // Kinds of calls and streams between members.
 const (
 	callJoin   byte = 2*cluster.MinKind + iota // a newcomer wants to become a member
-	callFetch                                  // the value of a key, of exactly one version
 	streamCut                                  // the index of an announced snapshot
 	streamData                                 // all values
 )
@@ -100,11 +101,12 @@ func (e *Engine) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if e.replica, err = e.o.OpenReplica(e.ident.Gen, e.ident.Seed); err != nil {
+	if e.replica, err = e.o.OpenReplica(replica.Options{Gen: e.ident.Gen, Seed: e.ident.Seed}); err != nil {
 		return err
 	}
 	e.core.replica = e.replica
-	e.stage = newStager(e.replica, e.log)
+	e.stage = repair.NewStager(e.replica, e.log)
+	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.peers, e.log)
 	if known {
 		err = e.load()
 	} else if founded {
@@ -310,7 +312,6 @@ func (e *Engine) handle() {
 			return nil, errClosed
 		}
 	})
-	e.cluster.HandleCall(callFetch, e.serveFetch) // the answer may be long, the question is not
 	e.cluster.HandleStream(streamCut, func(_ context.Context, _ uint64, request []byte, w io.Writer) error {
 		if len(request) != 8 {
 			return errState

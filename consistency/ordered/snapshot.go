@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/attunekv/attune/consistency/ordered/codec"
+	"github.com/attunekv/attune/consistency/codec"
 	"github.com/attunekv/attune/replica"
 )
 

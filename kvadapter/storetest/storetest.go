@@ -65,6 +65,7 @@ func Run(t *testing.T, open func(t *testing.T) kvadapter.Backend, o Options) {
 		{"many are fetched as one by one", (*suite).multi},
 		{"a scan lists each record once", (*suite).scan},
 		{"memory deletes by hash and counts what it holds", (*suite).memory},
+		{"a loader finds text and record by the hash", (*suite).load},
 		{"figures have proper names", (*suite).stats},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
@@ -521,6 +522,44 @@ func (s *suite) memory() {
 	}
 	if used := memory.Used(); used != start {
 		s.Errorf("empty again, %d bytes are in use; they were %d", used, start)
+	}
+}
+
+func (s *suite) load() {
+	loader, ok := s.b.(kvadapter.Loader)
+	if !ok {
+		s.Skip("needs the text")
+	}
+	if text, _, ok := loader.Load(s.key("never").Hash, nil); ok || len(text) != 0 {
+		s.Errorf("loaded %q, which was never put", text)
+	}
+	for i, n := range []int{0, 1, 100, 2000, 3000, 20000, kvadapter.Large - 1, kvadapter.Large, 50000} {
+		key, rec := s.key("%d", n), record(n, uint64(i))
+		rec.Stamp.Gen += uint32(i % 2)
+		s.put(key, rec)
+		for _, room := range []int{0, 10, len(key.Text) + n, len(key.Text) + n + 1000} {
+			buf := bytes.Repeat([]byte{'x'}, room)
+			text, got, ok := loader.Load(key.Hash, buf)
+			if !ok || !bytes.Equal(text, key.Text) {
+				s.Fatalf("loaded %q, %v; want %q", text, ok, key.Text)
+			}
+			same(s.T, key, got, rec)
+			if got.Value == nil {
+				s.Errorf("%q: an empty value is loaded as none", key.Text)
+			}
+			if room >= len(key.Text)+n && (&text[0] != &buf[0] || 0 < n && n < kvadapter.Large && &got.Value[0] != &buf[len(text)]) {
+				s.Errorf("%q is not in the buffer of %d", key.Text, room)
+			}
+			clear(text)
+			if n < kvadapter.Large {
+				clear(got.Value) // the caller's
+			}
+		}
+		s.want(key, rec)
+		s.delete(key)
+		if text, _, ok := loader.Load(key.Hash, nil); ok || len(text) != 0 {
+			s.Errorf("loaded %q, which was deleted", text)
+		}
 	}
 }
 

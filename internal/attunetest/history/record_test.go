@@ -16,7 +16,7 @@ func TestMemcachedPasses(t *testing.T) {
 	m := attunetest.StartMemcached(t)
 	for _, w := range []history.Workload{
 		history.Registers, history.CASRegisters, history.Counters, history.Appends,
-		history.Locks, history.Mixed, history.Flushes,
+		history.Locks, history.Mixed, history.Flushes, history.Removals, history.Chained,
 	} {
 		t.Run(w.Name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
@@ -26,6 +26,16 @@ func TestMemcachedPasses(t *testing.T) {
 				Clients: 8, Workload: w, Pause: time.Millisecond, Hop: w.Name == "cas",
 			}
 			h := r.Run(ctx)
+			// The clients have stopped in the middle of commands, which are executed or not.
+			time.Sleep(20 * time.Millisecond)
+			survey, err := r.Survey(r.Targets, h.Keys())
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := r.Survey(r.Targets, h.Keys())
+			if err != nil {
+				t.Fatal(err)
+			}
 			if n := h.Answered(); n < 100 || int64(n) > r.Answered()+8 {
 				t.Errorf("%d of %d commands answered", n, len(h))
 			}
@@ -33,6 +43,11 @@ func TestMemcachedPasses(t *testing.T) {
 				"linearizable": history.Linearizable(h, attunetest.Patience, t.TempDir()),
 				"fresh reads":  history.FreshReads(h),
 				"sequential":   history.Sequential(h, history.ByClient),
+				"causal":       history.Causal(h, history.Rules{Shared: true}),
+				"eventual":     history.Eventual(h, history.Rules{Shared: true}),
+				"converged":    history.Converged(h, survey, history.Rules{}),
+				"settled":      history.Settled(h.With(again), survey, history.Rules{}),
+				"one winner":   history.OneWinner(h),
 			} {
 				if err != nil {
 					t.Errorf("not %s: %v", name, err)

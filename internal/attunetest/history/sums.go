@@ -103,3 +103,68 @@ func ExactCounter(h History, key string, begin, final uint64) (n Counts, err err
 	})
 	return n, err
 }
+
+// BoundedCounter returns an error if a counter that began at begin and was only
+// incremented by one, and read as final at the end, counted more than it was
+// asked to: what a store may come to that loses increments, when it is parted,
+// but does none twice. No result is more than the increments that were called
+// before it was known can make it. See ExactCounter.
+func BoundedCounter(h History, key string, begin, final uint64) (n Counts, err error) {
+	if err := sane(h); err != nil {
+		return n, err
+	}
+	var calls []int64
+	for _, e := range h {
+		if e.Op.Key != key || e.Op.Kind != Incr {
+			continue
+		}
+		if e.Op.Delta != 1 {
+			return n, fmt.Errorf("not an increment by one: %v", e)
+		}
+		calls = append(calls, e.Call)
+		if e.Out.Status == Unknown {
+			n.Unknown++
+		} else {
+			n.Acknowledged++
+		}
+	}
+	slices.Sort(calls)
+	for _, e := range h {
+		if e.Op.Key != key || e.Op.Kind != Incr || e.Out.Status != Counted {
+			continue
+		}
+		called, _ := slices.BinarySearch(calls, e.Return+1) // how many until then
+		if most := begin + uint64(called); e.Out.Number <= begin || e.Out.Number > most {
+			return n, fmt.Errorf("%d increments from %d make at most %d when it is answered: %v", called, begin, most, e)
+		}
+	}
+	if most := begin + uint64(len(calls)); final < begin || final > most {
+		return n, fmt.Errorf("%s is %d at the end; %d increments from %d make at most %d", key, final, len(calls), begin, most)
+	}
+	return n, nil
+}
+
+// OneWinner returns an error if two cas of one version of a key were stored: one
+// of them did not see the other. For histories in which nobody was cut off and
+// nobody came or went; else a store that answers on both sides of a cut may do so.
+func OneWinner(h History) error {
+	if err := sane(h); err != nil {
+		return err
+	}
+	type item struct {
+		key     string
+		version uint64
+	}
+	winner := make(map[item]Event)
+	for _, e := range h.byCall() {
+		if e.Op.Kind != CAS || e.Out.Status != Stored {
+			continue
+		}
+		it := item{e.Op.Key, e.Op.Compare}
+		if other, ok := winner[it]; ok {
+			return fmt.Errorf("two cas of one version were stored:\n%v\n%v", other, e)
+		}
+		winner[it] = e
+	}
+	return nil
+}

@@ -77,6 +77,31 @@ var (
 		}
 		return g.write(Set, key)
 	}}
+	// Removals are set, read and deleted. Nothing else removes them, so that every
+	// miss must be explained by a delete.
+	Removals = Workload{Name: "remove", Keys: 6, Turn: 200, next: func(g *Gen, key string) Op {
+		switch n := g.rand.IntN(10); {
+		case n < 4:
+			return g.write(Set, key)
+		case n < 6:
+			return Op{Kind: Delete, Key: key}
+		}
+		return Op{Kind: Get, Key: key}
+	}}
+	// Chained are sets whose values name what their writer has last read or written,
+	// and readers who go after what a value names. See Chains.
+	Chained = Workload{Name: "chain", Keys: 8, Turn: 200, next: func(g *Gen, key string) Op {
+		if named, _, ok := cause(g.value); ok && g.last.Kind == Get && g.rand.IntN(8) != 0 {
+			return Op{Kind: Get, Key: named}
+		}
+		if g.version != 0 && g.last.Key != key && g.rand.IntN(2) == 0 {
+			return Op{Kind: Set, Key: key, Value: naming(g.token(), g.last.Key, g.version)}
+		}
+		if g.rand.IntN(2) == 0 {
+			return g.write(Set, key)
+		}
+		return Op{Kind: Get, Key: key}
+	}}
 	// UniqueSets sets every key once. See KeptSets.
 	UniqueSets = Workload{Name: "set", next: func(g *Gen, _ string) Op {
 		g.count++
@@ -110,6 +135,7 @@ type Gen struct {
 	count   int
 	last    Op              // the newest command that was answered
 	version uint64          // of the item it read or wrote
+	value   string          // that it read
 	held    string          // a lock
 	absent  map[string]bool // keys found absent, to be made
 }
@@ -134,7 +160,7 @@ func (g *Gen) next(wary bool) Op {
 
 // saw tells what became of a command.
 func (g *Gen) saw(op Op, out Outcome) {
-	g.last, g.version = op, out.Version
+	g.last, g.version, g.value = op, out.Version, out.Value
 	switch {
 	case out.Status == NotFound, out.Status == NotStored && op.Kind != Add:
 		g.absent[op.Key] = true

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/attunekv/attune"
-	"github.com/attunekv/attune/consistency/ordered/codec"
+	"github.com/attunekv/attune/consistency/codec"
 )
 
 // set is a stamped blind set, as an entry of its own has it.

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/attunekv/attune"
-	"github.com/attunekv/attune/consistency/ordered/codec"
+	"github.com/attunekv/attune/consistency/codec"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/golden.txt; members of two versions then cannot talk unless a format's version is another")

@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/attunekv/attune"
-	"github.com/attunekv/attune/consistency/ordered/codec"
+	"github.com/attunekv/attune/consistency/codec"
 )
 
 // now and base are what a leader's clock says and issues at one moment.

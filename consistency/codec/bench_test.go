@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/attunekv/attune"
-	"github.com/attunekv/attune/consistency/ordered/codec"
+	"github.com/attunekv/attune/consistency/codec"
 )
 
 // batch is n sets of 100 bytes, on each step of their way.

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/attunekv/attune/consistency/ordered/codec"
+	"github.com/attunekv/attune/consistency/codec"
 )
 
 // The three fuzz targets hold that any bytes are refused, or are what encoding

@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/attunekv/attune"
-	"github.com/attunekv/attune/consistency/ordered/codec"
+	"github.com/attunekv/attune/consistency/codec"
 )
 
 // recode decodes data of a form and encodes what came of it.

@@ -98,6 +98,18 @@ func (b *Builder) Begin(h Header) {
 	b.header, b.count = h, 0
 }
 
+// BeginBare starts a run of records that nothing is written before, and that
+// share nothing: [Bare] reads it.
+func (b *Builder) BeginBare() {
+	if cap(b.buf) > keepBuffer {
+		b.buf = nil
+	}
+	b.buf, b.header, b.count = b.buf[:0], Header{}, 0
+}
+
+// Raw returns what was built, in the Builder's memory.
+func (b *Builder) Raw() []byte { return b.buf }
+
 // Len is the bytes of the entry so far.
 func (b *Builder) Len() int { return len(b.buf) }
 
@@ -205,6 +217,12 @@ func Open(data []byte) (Reader, error) {
 	}
 	return r, nil
 }
+
+// Bare begins to read what was built after BeginBare, or some whole records of it.
+func Bare(data []byte) Reader { return Reader{d: decoder{data: data}} }
+
+// Rest is what follows the record that was read last.
+func (r *Reader) Rest() []byte { return r.d.data }
 
 // Err is [ErrCorrupt] if Next stopped early, or nil. An entry that was cut off
 // between two records is not noticed here: storage and network must tell.

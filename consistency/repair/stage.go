@@ -1,4 +1,4 @@
-package ordered
+package repair
 
 import (
 	"context"
@@ -22,9 +22,9 @@ const (
 	settleTimeout = 2 * time.Second
 )
 
-// stager brings the bytes of applied changes to a store outside this process, so
+// Stager brings the bytes of applied changes to a store outside this process, so
 // that applying never waits for it. A key has its lane, and keeps its order.
-type stager struct {
+type Stager struct {
 	replica *replica.Replica
 	log     *zap.Logger
 	lanes   []chan attune.Change
@@ -34,10 +34,14 @@ type stager struct {
 	never   context.Context // has ended
 }
 
-var errOverrun = errors.New("the store takes values slower than they come")
+var (
+	errOverrun = errors.New("the store takes values slower than they come")
+	errClosed  = errors.New("this controller is shutting down")
+)
 
-func newStager(r *replica.Replica, log *zap.Logger) *stager {
-	s := &stager{replica: r, log: log}
+// NewStager starts one. It must be closed.
+func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
+	s := &Stager{replica: r, log: log}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	never, cancel := context.WithCancelCause(context.Background())
 	cancel(errOverrun)
@@ -57,7 +61,7 @@ func newStager(r *replica.Replica, log *zap.Logger) *stager {
 	return s
 }
 
-func (s *stager) settle(ch *attune.Change) {
+func (s *Stager) settle(ch *attune.Change) {
 	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
 	defer cancel()
 	if err := s.replica.Settle(ctx, ch); err != nil {
@@ -65,8 +69,8 @@ func (s *stager) settle(ch *attune.Change) {
 	}
 }
 
-// add takes a change over. It does not wait.
-func (s *stager) add(ch attune.Change) {
+// Add takes a change over. It does not wait.
+func (s *Stager) Add(ch attune.Change) {
 	select {
 	case s.lanes[ch.Key.Hash[1]%stageLanes] <- ch:
 	default:
@@ -74,14 +78,11 @@ func (s *stager) add(ch attune.Change) {
 	}
 }
 
-// close gives up what is on its way.
-func (s *stager) close() {
+// Close gives up what is on its way.
+func (s *Stager) Close() {
 	s.cancel(errClosed)
 	for _, lane := range s.lanes {
 		close(lane)
 	}
 	s.running.Wait()
 }
-
-// stageChange hands the bytes of an applied change to the stager.
-func (e *Engine) stageChange(ch attune.Change) { e.stage.add(ch) }

@@ -1,0 +1,117 @@
+package gossip
+
+import (
+	"errors"
+	"time"
+
+	"github.com/attunekv/attune"
+)
+
+var errAcks = errors.New("the change took effect here, and not enough other controllers confirmed it in time; see write-acks")
+
+// acks are the Calls that wait until other members have what they wrote.
+type acks struct {
+	want  int // members that must have a change, this one included; 0 and 1 are this one
+	queue []ack
+}
+
+// ack waits until all changes of this origin up to seq are where they must be.
+type ack struct {
+	seq  uint64
+	call *attune.Call
+}
+
+// waiting reports whether somebody waits to hear how far the others are.
+func (a *acks) waiting() bool { return len(a.queue) > 0 }
+
+// await has c answered when enough members have what was written here so far. It
+// reports false if they have already, or none need to.
+func (k *core) await(c *attune.Call) bool {
+	if k.acks.want <= 1 {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.confirmed() >= k.own.seq {
+		return false
+	}
+	k.acks.queue = append(k.acks.queue, ack{k.own.seq, c})
+	k.world.stir()
+	return true
+}
+
+// confirmed is up to where enough members have the changes of this origin.
+func (k *core) confirmed() uint64 {
+	if k.acks.want <= 1 {
+		return k.own.seq
+	}
+	var seqs []uint64
+	for _, p := range k.peers {
+		if p.alive {
+			seqs = append(seqs, p.vv[k.id].seq)
+		}
+	}
+	n := min(k.acks.want-1, len(seqs))
+	if n < k.acks.want-1 && k.acks.want != All {
+		return 0 // there are not as many
+	}
+	seq := k.own.seq
+	for range n { // the n-th largest
+		best := -1
+		for i, s := range seqs {
+			if best < 0 || s > seqs[best] {
+				best = i
+			}
+		}
+		seq, seqs[best] = seqs[best], 0
+	}
+	return seq
+}
+
+// heard answers those who have waited for what a peer just told.
+func (a *acks) heard(k *core) {
+	if len(a.queue) == 0 {
+		return
+	}
+	seq := k.confirmed()
+	n := 0
+	for n < len(a.queue) && a.queue[n].seq <= seq {
+		a.queue[n].call.Done()
+		n++
+	}
+	a.queue = append(a.queue[:0], a.queue[n:]...)
+}
+
+// expire fails those whose time is up.
+func (a *acks) expire(now time.Time) {
+	kept := a.queue[:0]
+	for _, w := range a.queue {
+		if d := w.call.Deadline; !d.IsZero() && !now.Before(d) {
+			w.fail(errAcks)
+		} else {
+			kept = append(kept, w)
+		}
+	}
+	clear(a.queue[len(kept):])
+	a.queue = kept
+}
+
+// close fails all.
+func (a *acks) close(k *core) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, w := range a.queue {
+		w.fail(errClosed)
+	}
+	a.queue = nil
+}
+
+// fail says SERVER_ERROR of every change that was made.
+func (w *ack) fail(err error) {
+	for i := range w.call.Res {
+		if res := &w.call.Res[i]; res.Status.Changed() {
+			*res = attune.Result{Status: attune.Failed, Err: err}
+		}
+	}
+	w.call.Done()
+}

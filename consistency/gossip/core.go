@@ -1,0 +1,288 @@
+package gossip
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/codec"
+	"github.com/attunekv/attune/consistency/gossip/sketch"
+	"github.com/attunekv/attune/replica"
+)
+
+// world is what a core needs of the outside. A core has no goroutine, network and
+// clock of its own, so that clusters of thousands can be simulated.
+type world interface {
+	// send queues a frame for a member and never blocks. False: certainly not sent.
+	send(to uint64, class cluster.Class, kind byte, body []byte) bool
+	// stir has flush called soon: there is something to tell.
+	stir()
+}
+
+const (
+	// ringBytes is what is kept of the newest updates, to send and send again.
+	ringBytes = 16 << 20
+	// sketchCells is how many cells are maintained: enough for a difference of two
+	// thirds of that, without a pass over the index.
+	sketchCells = 1024
+)
+
+// core is one member of a gossip cluster: what it has, what the others have as far
+// as they told, and what to tell them. Everything but reading the replica goes
+// through its mutex, which is held for no longer than one batch takes.
+type core struct {
+	id      uint64 // the origin of what is written here: names this memory, never reused
+	causal  bool
+	maxSkew time.Duration
+	replica *replica.Replica
+	clock   *clock
+	world   world
+	log     *zap.Logger
+	// remote takes over changes whose bytes must be brought to a store outside
+	// this process.
+	remote func(attune.Change)
+
+	skewed atomic.Bool // its clock is off: it must not write
+
+	mu     sync.Mutex // guards the rest
+	vv     map[uint64]*progress
+	own    *progress // vv[id]
+	hash   uint64    // of vv
+	ring   ring
+	sketch *sketch.Sketch
+	peers  map[uint64]*peer
+	near   []*peer // the neighbours among them, by id
+	// order are all members but this one, absent ones included, by id.
+	order []uint64
+	build codec.Builder
+	held  held
+	rec   reconciler
+	cut   cutter
+	acks  acks
+
+	past     map[uint64]uint64 // vv a while ago, and when that was
+	pastAt   time.Duration
+	digested time.Duration // when the last digest went out
+	synced   bool          // it has what another member had, or founded the cluster
+	skew     time.Duration // the median of all clocks, seen from this one
+	counters
+}
+
+// counters are for the operator.
+type counters struct {
+	sent, received, applied, duplicates, repaired uint64
+	resent, heldBack, overflowed                  uint64
+	reconciles, differing                         uint64
+	tooFar                                        uint64
+}
+
+// progress is how far the updates of one origin have come.
+type progress struct {
+	origin uint64
+	seq    uint64        // all up to it took effect
+	moved  time.Duration // when seq last grew
+	dirty  bool          // it grew since the last digest
+	fresh  bool          // it grew since the last update made here
+}
+
+func newCore(id uint64, causal bool, r *replica.Replica, c *clock, w world, log *zap.Logger) *core {
+	k := &core{
+		id: id, causal: causal, replica: r, clock: c, world: w, log: log,
+		vv: make(map[uint64]*progress), ring: newRing(ringBytes), peers: make(map[uint64]*peer),
+		sketch: newSketch(r), remote: func(attune.Change) {},
+	}
+	k.own = k.reach(id)
+	k.held.init()
+	k.rec.init(k)
+	k.cut.init(k)
+	return k
+}
+
+// reach returns how far the updates of an origin have come.
+func (k *core) reach(origin uint64) *progress {
+	p := k.vv[origin]
+	if p == nil {
+		p = &progress{origin: origin}
+		k.vv[origin] = p
+	}
+	return p
+}
+
+// seqOf is 0 for an origin never heard of.
+func (k *core) seqOf(origin uint64) uint64 {
+	if p := k.vv[origin]; p != nil {
+		return p.seq
+	}
+	return 0
+}
+
+// mix is one entry's part in the hash of a vector: the parts are added up by xor.
+func mix(origin, seq uint64) uint64 {
+	if seq == 0 {
+		return 0
+	}
+	x := origin + seq*0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// advance notes that everything of p's origin up to seq took effect here.
+func (k *core) advance(p *progress, seq uint64, now time.Duration) {
+	k.hash ^= mix(p.origin, p.seq) ^ mix(p.origin, seq)
+	p.seq, p.moved, p.dirty = seq, now, true
+	p.fresh = p.origin != k.id
+}
+
+// commit gives a change decided here its version and its place in this origin's
+// order, and applies it, all in one step: whoever reads it and writes something
+// else comes after it, on every member. applied is false if what it was decided on
+// is no more: it must be decided again.
+func (k *core) commit(c *attune.Change, now int64) (applied bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	// A floor may be ahead of this clock, and nothing below it ever takes effect.
+	newest := max(k.replica.MarkOf(c.Key.Hash).Version(), k.replica.Floor(), k.replica.Collected())
+	c.Stamp(k.clock.next(now, newest))
+	return k.take(c, true)
+}
+
+// evict kills exactly version v of a key, AnyVersion for whatever there is. That
+// it is dead gets no version of its own, so it can never beat a write, and members
+// that do the same agree.
+func (k *core) evict(h attune.KeyHash, v attune.Version) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if v == attune.AnyVersion {
+		m := k.replica.MarkOf(h)
+		if v = m.Version(); m == 0 || m.Evicted() {
+			return false
+		}
+	}
+	applied, _ := k.take(&attune.Change{Key: attune.Key{Hash: h}, Item: attune.Item{Version: v, Deleted: true}, Prior: v}, true)
+	return applied
+}
+
+// take applies a change of this origin and tells the others.
+func (k *core) take(c *attune.Change, guard bool) (bool, error) {
+	was, is, applied, err := k.replica.Merge(c, guard)
+	if !applied {
+		return false, err
+	}
+	k.sketched(c.Key.Hash, was, is)
+	k.build.BeginBare()
+	k.build.Change(c)
+	k.tell(k.build.Raw())
+	return true, err
+}
+
+// flushAll kills everything that is here, and what others wrote before now.
+func (k *core) flushAll(now int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v := k.clock.next(now, 0)
+	k.raiseFloor(v)
+	k.build.BeginBare()
+	k.build.Mark(codec.KindFlush, v, 0)
+	k.tell(k.build.Raw())
+}
+
+// raiseFloor kills everything up to v. What it kills the index counts as gone at
+// once, and so must the sketch.
+func (k *core) raiseFloor(v attune.Version) {
+	if v > k.replica.Floor() {
+		k.replica.Flush(v)
+		k.resketch()
+	}
+}
+
+// tell makes a record the next update of this origin.
+func (k *core) tell(record []byte) {
+	now := k.clock.mono()
+	var buf [8]dependency
+	deps := buf[:0]
+	if k.causal {
+		// What came since the last update made here; that one has the rest.
+		for _, p := range k.vv {
+			if p.fresh {
+				deps = append(deps, dependency{p.origin, p.seq})
+				p.fresh = false
+			}
+		}
+	}
+	data := appendData(k.ring.room(len(record)+20*len(deps)+20), deps, record)
+	k.advance(k.own, k.own.seq+1, now)
+	k.ring.add(update{origin: k.id, seq: k.own.seq, data: data})
+	k.world.stir()
+}
+
+// sketched brings the sketch up to date with an entry of the index.
+func (k *core) sketched(h attune.KeyHash, was, is replica.Mark) {
+	key := sketchKey(h)
+	if was != 0 {
+		k.sketch.Remove(sketch.Item{Key: key, Mark: uint64(was)})
+	}
+	if is != 0 {
+		k.sketch.Insert(sketch.Item{Key: key, Mark: uint64(is)})
+	}
+}
+
+// sketchKey are those bits of a hash by which the index finds it.
+func sketchKey(h attune.KeyHash) uint64 { return h[0]&(0xff<<56) | h[1]&(1<<56-1) }
+
+// newSketch makes an empty one.
+func newSketch(r *replica.Replica) *sketch.Sketch {
+	return sketch.New(sketchSecret(r), 0, sketchCells)
+}
+
+// sketchSecret is as secret as the hash's, and as equal on all members.
+func sketchSecret(r *replica.Replica) sketch.Secret {
+	return sketch.Secret(r.Hash([]byte("sketch"))[0])
+}
+
+// resketch makes the sketch anew from the index.
+func (k *core) resketch() {
+	k.sketch = newSketch(k.replica)
+	for i := range replica.Segments {
+		k.replica.Each(i, func(h attune.KeyHash, m replica.Mark) {
+			k.sketch.Insert(sketch.Item{Key: sketchKey(h), Mark: uint64(m)})
+		})
+	}
+}
+
+// apply makes a change from elsewhere take effect. Hashes of keys do not travel.
+func (k *core) apply(rec *codec.Record) {
+	if rec.Kind == codec.KindFlush {
+		k.observe(rec.Version)
+		k.raiseFloor(rec.Version)
+		return
+	}
+	c := &rec.Change
+	if c.Key.Text != nil {
+		c.Key.Hash = k.replica.Hash(c.Key.Text)
+	}
+	k.observe(rec.Version)
+	was, is, applied, _ := k.replica.Merge(c, false) // bytes that did not fit are fetched when asked for
+	if !applied {
+		k.duplicates++
+		return
+	}
+	k.applied++
+	k.sketched(c.Key.Hash, was, is)
+	k.remote(*c)
+}
+
+// observe has the clock keep up with a version from elsewhere, unless that is so
+// far ahead that it would take this clock along. Such a change is taken all the
+// same: who drops it diverges.
+func (k *core) observe(v attune.Version) {
+	if millis(v) > k.clock.now()+k.maxSkew.Milliseconds() {
+		k.tooFar++
+		return
+	}
+	k.clock.observe(v)
+}

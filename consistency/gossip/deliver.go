@@ -1,0 +1,171 @@
+package gossip
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/attunekv/attune/consistency/codec"
+)
+
+// heldBytes bounds what waits for its dependencies. More is dropped: it is sent
+// again by whoever has it.
+const heldBytes = 16 << 20
+
+// held are updates that came before what they depend on.
+type held struct {
+	bytes  int
+	origin map[uint64]map[uint64]heldUpdate
+}
+
+type heldUpdate struct {
+	update
+	deps []dependency
+	rec  codec.Record
+}
+
+func (h *held) init() { h.origin = make(map[uint64]map[uint64]heldUpdate) }
+
+func (h *held) add(u heldUpdate) bool {
+	waiting := h.origin[u.origin]
+	if _, ok := waiting[u.seq]; ok {
+		return true
+	}
+	if h.bytes+cost(&u.update) > heldBytes {
+		return false
+	}
+	if waiting == nil {
+		waiting = make(map[uint64]heldUpdate)
+		h.origin[u.origin] = waiting
+	}
+	u.deps = append([]dependency(nil), u.deps...)
+	waiting[u.seq] = u
+	h.bytes += cost(&u.update)
+	return true
+}
+
+func (h *held) remove(origin, seq uint64) {
+	waiting := h.origin[origin]
+	u, ok := waiting[seq]
+	if !ok {
+		return
+	}
+	h.bytes -= cost(&u.update)
+	if delete(waiting, seq); len(waiting) == 0 {
+		delete(h.origin, origin)
+	}
+}
+
+// count is how many there are.
+func (h *held) count() (n int) {
+	for _, w := range h.origin {
+		n += len(w)
+	}
+	return n
+}
+
+// updates takes an UPDATES frame.
+func (k *core) updates(from uint64, body []byte) {
+	r := reader{b: body}
+	flags := r.u8()
+	now := k.clock.mono()
+	var prev update
+	var deps []dependency
+	var buf [8]dependency
+	deps = buf[:0]
+	progress := false
+	for !r.bad && len(r.b) > 0 {
+		u, ds, rec, ok := r.next(&prev, deps)
+		if !ok {
+			r.bad = true
+			break
+		}
+		deps, prev = ds, u
+		k.received++
+		progress = k.deliver(heldUpdate{u, ds, rec}, now) || progress
+	}
+	if r.bad {
+		k.log.Warn("a peer sent updates that cannot be read: are all controllers of one version?")
+	}
+	if progress {
+		k.release(now)
+		k.world.stir()
+	}
+	if flags&wantDigest != 0 {
+		k.digestTo(from, now)
+	}
+}
+
+// deliver has an update take effect if it may, and reports whether its origin's
+// vector entry grew.
+func (k *core) deliver(u heldUpdate, now time.Duration) bool {
+	p := k.reach(u.origin)
+	switch {
+	case u.seq <= p.seq || u.origin == k.id:
+		k.duplicates++
+		return false
+	case k.rec.holds():
+		// A transfer is under way, whose moment this must not come before.
+	case u.seq == p.seq+1 && k.covers(u.deps):
+		k.accept(&u, p, now)
+		return true
+	case !k.causal:
+		// Newest wins, so it may take effect before its turn. Its turn comes when
+		// the gap is sent again, and this with it.
+		k.apply(&u.rec)
+		return false
+	}
+	if k.held.add(u) {
+		k.heldBack++
+	} else {
+		k.overflowed++
+	}
+	return false
+}
+
+func (k *core) accept(u *heldUpdate, p *progress, now time.Duration) {
+	k.apply(&u.rec)
+	k.advance(p, u.seq, now)
+	k.ring.add(u.update)
+}
+
+// covers reports whether everything that an update depends on took effect.
+func (k *core) covers(deps []dependency) bool {
+	if !k.causal {
+		return true
+	}
+	for _, d := range deps {
+		if k.seqOf(d.origin) < d.seq {
+			return false
+		}
+	}
+	return true
+}
+
+// release has what was held back take effect, as far as it may by now.
+func (k *core) release(now time.Duration) {
+	if k.rec.holds() {
+		return
+	}
+	for again := true; again; {
+		again = false
+		// In an order that all runs of a simulation share.
+		for _, origin := range slices.Sorted(maps.Keys(k.held.origin)) {
+			p, waiting := k.reach(origin), k.held.origin[origin]
+			for {
+				u, ok := waiting[p.seq+1]
+				if !ok || !k.covers(u.deps) {
+					break
+				}
+				k.accept(&u, p, now)
+				k.held.remove(origin, u.seq)
+				again = true
+			}
+			for seq := range waiting { // overtaken by a transfer
+				if seq <= p.seq {
+					k.held.remove(origin, seq)
+				}
+			}
+		}
+	}
+}

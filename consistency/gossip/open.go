@@ -1,0 +1,412 @@
+package gossip
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/repair"
+	"github.com/attunekv/attune/replica"
+)
+
+const (
+	// callHello asks a member which cluster it belongs to.
+	callHello   = framesEnd
+	callTimeout = time.Second
+	// helloLen is the length of the answer: cluster, generation, seed.
+	helloLen = 16 + 4 + 8
+
+	enterEvery = 300 * time.Millisecond
+	// tellEvery is how often the log says what is waited for.
+	tellEvery = 5 * time.Second
+	// orphanedAfter is how long a newcomer looks for a member that has the data
+	// before it concludes that there is none any more.
+	orphanedAfter = 10 * time.Second
+	// lingering is how long changes are gathered while they come fast.
+	lingering = time.Millisecond
+	// leavePatience is how long Close waits until the others have everything.
+	leavePatience = 2 * time.Second
+)
+
+var (
+	errClosed = errors.New("this controller is shutting down")
+	errHello  = errors.New("a member answers what this version cannot read: run the same release on all controllers")
+)
+
+// members is an Engine's part in its cluster.
+type members struct {
+	log     *zap.Logger
+	ctx     context.Context // ends with Close
+	cancel  context.CancelCauseFunc
+	cluster *cluster.Cluster
+	stage   *repair.Stager
+	fetcher *repair.Fetcher
+	ident   identity
+	belongs atomic.Bool   // ident is settled
+	changed chan struct{} // has room for one: members came or went
+	stirred chan struct{} // has room for one: there is something to send
+}
+
+// identity is which data this is a copy of.
+type identity struct {
+	cluster [16]byte
+	gen     uint32
+	seed    uint64
+}
+
+// enter finds the cluster, or founds it with others, and starts what a member does.
+func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Duration) (err error) {
+	e.log = e.o.Log
+	e.changed, e.stirred = make(chan struct{}, 1), make(chan struct{}, 1)
+	e.ctx, e.cancel = context.WithCancelCause(context.Background())
+	defer func() {
+		if err != nil {
+			e.cancel(err)
+			if e.cluster != nil {
+				err = errors.Join(err, e.cluster.Close())
+			}
+		}
+	}()
+	id := randomID()
+	if e.cluster, err = e.o.OpenCluster(id); err != nil {
+		return err
+	}
+	e.cluster.HandleCall(callHello, func(context.Context, uint64, []byte) ([]byte, error) {
+		if !e.belongs.Load() {
+			return nil, errors.New("not a member yet")
+		}
+		return e.ident.append(nil), nil
+	})
+	founded, err := e.settle(ctx)
+	if err != nil {
+		return err
+	}
+	e.replica, err = e.o.OpenReplica(replica.Options{Gen: e.ident.gen, Seed: e.ident.seed, Tombstones: true})
+	if err != nil {
+		return err
+	}
+	e.clock = newClock(id, start.UnixMilli(), mono)
+	k := newCore(id, e.o.Causal, e.replica, e.clock, e, e.log)
+	k.maxSkew, k.synced, k.acks.want = e.o.MaxSkew, founded, e.o.WriteAcks
+	e.stage = repair.NewStager(e.replica, e.log)
+	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.others, e.log)
+	if !e.replica.Immediate() {
+		k.remote = e.stage.Add
+	}
+	e.core = k
+	for kind := frameUpdates; kind < framesEnd; kind++ {
+		e.cluster.Handle(kind, func(from uint64, body []byte) { k.frame(from, kind, body) }, cluster.Limit(cluster.MaxFrame))
+	}
+	e.cluster.OnChange(func() { poke(e.changed) })
+	e.belongs.Store(true)
+	e.cluster.Belong(e.ident.cluster)
+	poke(e.changed)
+	e.running.Go(e.tickle)
+	e.running.Go(e.tell)
+	e.running.Go(e.settleIn)
+	return nil
+}
+
+// settle finds out which cluster to belong to, and reports true if this controller
+// founds it.
+func (e *Engine) settle(ctx context.Context) (founded bool, err error) {
+	var told time.Time
+	for {
+		if founded, err = e.cluster.Settle(ctx); err != nil {
+			return false, err
+		}
+		answer := make([]byte, helloLen)
+		if founded {
+			_, err = rand.Read(answer)
+		} else {
+			answer, err = e.hello(ctx)
+		}
+		if err == nil {
+			copy(e.ident.cluster[:], answer)
+			e.ident.gen = binary.LittleEndian.Uint32(answer[16:])
+			e.ident.seed = binary.LittleEndian.Uint64(answer[20:])
+			if founded {
+				e.log.Info("founded a new cluster", zap.String("cluster", fmt.Sprintf("%x", e.ident.cluster[:4])))
+			}
+			return founded, nil
+		}
+		if time.Since(told) > tellEvery {
+			told = time.Now()
+			e.log.Warn("no member of the cluster answers yet", zap.Error(err))
+		}
+		select {
+		case <-time.After(enterEvery):
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+func (i *identity) append(b []byte) []byte {
+	b = append(b, i.cluster[:]...)
+	b = binary.LittleEndian.AppendUint32(b, i.gen)
+	return binary.LittleEndian.AppendUint64(b, i.seed)
+}
+
+// hello asks the members of a cluster which one that is.
+func (e *Engine) hello(ctx context.Context) (answer []byte, err error) {
+	err = errors.New("no member of a cluster can be reached")
+	for _, m := range e.others() {
+		once, cancel := context.WithTimeout(ctx, callTimeout)
+		answer, err = e.cluster.Call(once, m.ID, callHello, nil)
+		cancel()
+		if err == nil && len(answer) != helloLen {
+			err = errHello
+		}
+		if err == nil {
+			return answer, nil
+		}
+	}
+	return nil, err
+}
+
+// others are the live members besides this one, those that serve clients first.
+func (e *Engine) others() []cluster.Member {
+	var ready, rest []cluster.Member
+	for _, m := range e.cluster.Members() {
+		switch {
+		case m.Self || !m.Alive || m.Cluster == 0:
+		case m.Ready:
+			ready = append(ready, m)
+		default:
+			rest = append(rest, m)
+		}
+	}
+	return append(ready, rest...)
+}
+
+// send implements world.
+func (e *Engine) send(to uint64, class cluster.Class, kind byte, body []byte) bool {
+	return e.cluster.Send(to, class, kind, body)
+}
+
+// stir implements world.
+func (e *Engine) stir() { poke(e.stirred) }
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// tell sends what is new, at once if that is the first for long, else with what
+// comes within lingering.
+func (e *Engine) tell() {
+	for {
+		select {
+		case <-e.stirred:
+			e.core.flush()
+		case <-e.stop:
+			return
+		}
+		select {
+		case <-time.After(lingering):
+		case <-e.stop:
+			return
+		}
+	}
+}
+
+// tickle is the core's sense of time and of who is there.
+func (e *Engine) tickle() {
+	tick := time.NewTicker(digestEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			e.core.tick()
+			e.cluster.SetReady(e.Health() == nil)
+		case <-e.changed:
+			e.core.setMembers(e.memberList())
+		case <-e.stop:
+			return
+		}
+	}
+}
+
+// memberList are the others of this cluster, absent ones included.
+func (e *Engine) memberList() []member {
+	var ms []member
+	hash := cluster.Hash(e.ident.cluster)
+	for _, m := range e.cluster.Members() {
+		if !m.Self && m.Cluster == hash {
+			ms = append(ms, member{id: m.ID, name: m.Name, alive: m.Alive})
+		}
+	}
+	return ms
+}
+
+// settleIn makes a newcomer a full member: it takes everything from one that is.
+func (e *Engine) settleIn() {
+	k := e.core
+	began, told := time.Now(), time.Now()
+	for {
+		k.mu.Lock()
+		synced, serves := k.synced, k.serves()
+		k.mu.Unlock()
+		if serves {
+			close(e.ready)
+			e.log.Info("has what the others have", zap.Int("items", e.replica.Len()))
+			return
+		}
+		if !synced {
+			done := make(chan error, 1)
+			if e.sync(done) {
+				select {
+				case err := <-done:
+					if err == nil {
+						k.mu.Lock()
+						k.join()
+						k.mu.Unlock()
+						continue
+					}
+					e.log.Warn("could not take over the data; trying another controller", zap.Error(err))
+				case <-e.stop:
+					return
+				}
+				began = time.Now()
+			} else if time.Since(began) > orphanedAfter && e.eldest() {
+				e.log.Warn("no controller of this cluster has its data any more: going on with none")
+				k.mu.Lock()
+				k.join()
+				k.mu.Unlock()
+				continue
+			}
+		}
+		if time.Since(told) > tellEvery {
+			told = time.Now()
+			e.log.Warn("not serving yet", zap.Error(e.Health()))
+		}
+		select {
+		case <-time.After(enterEvery):
+		case <-e.stop:
+			return
+		}
+	}
+}
+
+// sync begins to take everything from a member that serves, and reports false if
+// there is none.
+func (e *Engine) sync(done chan error) bool {
+	k := e.core
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, id := range k.order {
+		if p := k.peers[id]; p != nil && p.alive && p.ready && p.heard != 0 {
+			k.rec.sync(p, func(err error) { done <- err })
+			return true
+		}
+	}
+	return false
+}
+
+// eldest reports whether no live member has a lower id.
+func (e *Engine) eldest() bool {
+	k := e.core
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, p := range k.peers {
+		if p.alive && id < k.id {
+			return false
+		}
+	}
+	return true
+}
+
+// Health says why this controller does not serve its level; nil if it does.
+func (e *Engine) Health() error {
+	if e.core == nil {
+		return nil
+	}
+	e.core.mu.Lock()
+	defer e.core.mu.Unlock()
+	switch {
+	case !e.core.synced:
+		return errors.New("taking over the data of the cluster")
+	case e.core.skewed.Load():
+		return errSkewed
+	}
+	return nil
+}
+
+var errSkewed = errors.New("clock skew: this controller's clock is too far from the others'; set it (NTP), then restart, or raise max-skew")
+
+// leave waits until another member has everything that was written here.
+func (e *Engine) leave() {
+	k := e.core
+	for end := time.Now().Add(leavePatience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		k.mu.Lock()
+		has, alive := false, false
+		for _, p := range k.peers {
+			alive = alive || p.alive && p.heard != 0
+			has = has || p.alive && p.vv[k.id].seq >= k.own.seq
+		}
+		k.mu.Unlock()
+		if has || !alive {
+			break
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = e.cluster.Leave(ctx) // that others are told late is no harm
+}
+
+// left ends what enter started, after the goroutines have.
+func (e *Engine) left() error {
+	e.cancel(errClosed)
+	err := e.cluster.Close()
+	e.stage.Close()
+	e.core.acks.close(e.core)
+	return err
+}
+
+// recover is Recover in a cluster.
+func (e *Engine) recover(ctx context.Context, key attune.Key, lost attune.Item) (attune.Item, error) {
+	for range recoverTries {
+		value, err := e.fetcher.Fetch(ctx, key, lost)
+		if err != nil {
+			return attune.Item{}, err
+		}
+		if value != nil {
+			lost.Value = value
+			return lost, nil
+		}
+		e.core.evict(key.Hash, lost.Version)
+		it, err := e.replica.Get(ctx, key, nil, false)
+		if !errors.Is(err, replica.ErrGone) {
+			return it, err
+		}
+		lost = it
+	}
+	return attune.Item{}, replica.ErrBusy
+}
+
+// recoverTries is how often a key may change while its bytes are looked for.
+const recoverTries = 5
+
+// randomID is an origin that was never used and never will be.
+func randomID() uint64 {
+	var b [8]byte
+	for {
+		if _, err := rand.Read(b[:]); err != nil {
+			panic(err) // it never returns one
+		}
+		if id := binary.LittleEndian.Uint64(b[:]); id != 0 {
+			return id
+		}
+	}
+}

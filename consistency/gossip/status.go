@@ -1,0 +1,88 @@
+package gossip
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Status is what one member knows of its cluster.
+type Status struct {
+	ID         uint64
+	Causal     bool
+	Seq        uint64 // changes made here
+	Tombstones int    // dead items that are remembered
+	RingBytes  int    // of changes kept to be sent again
+	Held       int    // changes that wait for what they depend on
+	HeldBytes  int
+	Waiting    int           // requests that wait for acknowledgements of others
+	Collected  time.Time     // up to when what is dead was forgotten; zero: never
+	Skew       time.Duration // of the median of all clocks to this one
+	Peers      []PeerStatus  // by name
+
+	Sent         uint64 // bytes of changes
+	Received     uint64 // changes
+	Applied      uint64 // of them, those that were newer
+	Duplicates   uint64
+	Resent       uint64 // times that a peer was stuck
+	HeldBack     uint64
+	Overflowed   uint64 // dropped for want of room while held back, and sent again
+	TooFar       uint64 // with a version far ahead of this clock
+	Reconciles   uint64
+	Differing    uint64 // keys, in the last of them
+	Repaired     uint64 // records taken over by all of them
+	ReconcileIn  uint64 // bytes
+	ReconcileOut uint64
+	Cuts         uint64
+}
+
+// PeerStatus is another member as this one sees it.
+type PeerStatus struct {
+	ID     uint64
+	Name   string
+	Alive  bool
+	Ready  bool
+	Heard  time.Duration // since its last digest; negative: never
+	Lag    uint64        // changes that are here and not there, as far as it told
+	Behind uint64        // the other way round
+	Equal  bool          // it has exactly what is here
+	Offset time.Duration // of its clock to this one
+}
+
+// Status tells how this member and the others are.
+func (e *Engine) Status() Status {
+	k := e.core
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.clock.mono()
+	st := Status{
+		ID: k.id, Causal: k.causal, Seq: k.own.seq, Tombstones: int(k.replica.Stats().Tombstones),
+		RingBytes: k.ring.bytes, Held: k.held.count(), HeldBytes: k.held.bytes, Waiting: len(k.acks.queue),
+		Skew: k.skew, Sent: k.sent, Received: k.received, Applied: k.applied, Duplicates: k.duplicates,
+		Resent: k.resent, HeldBack: k.heldBack, Overflowed: k.overflowed, TooFar: k.tooFar,
+		Reconciles: k.reconciles, Differing: k.differing, Repaired: k.repaired,
+	}
+	if c := k.replica.Collected(); c != 0 {
+		st.Collected = time.UnixMilli(millis(c))
+	}
+	for _, p := range k.peers {
+		ps := PeerStatus{ID: p.id, Name: p.name, Alive: p.alive, Ready: p.ready && p.alive, Heard: -1, Offset: time.Duration(p.offset) * time.Millisecond}
+		if p.heard != 0 {
+			ps.Heard = now - p.heard
+			for o, h := range p.vv {
+				if own := k.seqOf(o); h.seq > own {
+					ps.Behind += h.seq - own
+				}
+			}
+			for o, own := range k.vv {
+				if h := p.vv[o].seq; h < own.seq {
+					ps.Lag += own.seq - h
+				}
+			}
+			ps.Equal = p.told == k.hash && p.cell == k.sketch.Cells()[0]
+		}
+		st.Peers = append(st.Peers, ps)
+	}
+	slices.SortFunc(st.Peers, func(a, b PeerStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return st
+}

@@ -1,0 +1,206 @@
+package gossip
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/bits"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/codec"
+	"github.com/attunekv/attune/consistency/gossip/sketch"
+)
+
+// Kinds of frames between members.
+const (
+	frameUpdates byte = 4*cluster.MinKind + iota
+	frameDigest
+	frameCells   // reconcile: asks for cells, and answers
+	frameCellsOf //
+	frameWant    // asks for records
+	frameRecords // and answers
+	frameCut     // a step of the agreement on a cut
+	frameForward // ops for the home of their keys
+	frameAnswer  // and what became of them
+	frameFull    // asks for a whole digest
+	framesEnd
+)
+
+var errFrame = errors.New("a frame that no member of this version sends")
+
+// An UPDATES frame is a byte of flags and updates. An update is
+//
+//	0, or 1 origin u64, seq uvarint      0: the same origin as before, the next seq
+//	uvarint count of dependencies; each: origin u64, seq uvarint
+//	uvarint length; record               of codec, bare
+//
+// What comes after the seq is what the ring keeps.
+const wantDigest = 1 // tell at once how far you are: a client waits for it
+
+// update is one change on its way, as it was encoded where it was made.
+type update struct {
+	origin, seq uint64
+	data        []byte // dependencies and record
+}
+
+// dependency: everything up to seq of origin.
+type dependency struct{ origin, seq uint64 }
+
+// appendUpdate appends u to a frame whose last update was prev.
+func appendUpdate(b []byte, prev *update, u *update) []byte {
+	if prev != nil && prev.origin == u.origin && prev.seq+1 == u.seq {
+		b = append(b, 0)
+	} else {
+		b = append(b, 1)
+		b = binary.LittleEndian.AppendUint64(b, u.origin)
+		b = binary.AppendUvarint(b, u.seq)
+	}
+	return append(b, u.data...)
+}
+
+// appendData appends what the ring keeps of an update.
+func appendData(b []byte, deps []dependency, record []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(deps)))
+	for _, d := range deps {
+		b = binary.LittleEndian.AppendUint64(b, d.origin)
+		b = binary.AppendUvarint(b, d.seq)
+	}
+	b = binary.AppendUvarint(b, uint64(len(record)))
+	return append(b, record...)
+}
+
+// reader takes a frame apart. After a mistake it is bad, and everything is zero.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) take(n uint64) []byte {
+	if r.bad || n > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	out := r.b[:n:n]
+	r.b = r.b[n:]
+	return out
+}
+
+func (r *reader) u8() byte {
+	if b := r.take(1); !r.bad {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) u64() uint64 {
+	if b := r.take(8); !r.bad {
+		return binary.LittleEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if r.bad || n <= 0 || n != (bits.Len64(v|1)+6)/7 {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// count reads the length of a list whose elements take at least so many bytes.
+func (r *reader) count(least int) int {
+	n := r.uvarint()
+	if n > uint64(len(r.b)/least) {
+		r.bad = true
+		return 0
+	}
+	return int(n)
+}
+
+// end reports whether everything was read, and right.
+func (r *reader) end() bool { return !r.bad && len(r.b) == 0 }
+
+// next reads the update behind prev. deps is appended to deps[:0].
+func (r *reader) next(prev *update, deps []dependency) (u update, _ []dependency, rec codec.Record, ok bool) {
+	switch r.u8() {
+	case 0:
+		u.origin, u.seq = prev.origin, prev.seq+1
+	case 1:
+		u.origin, u.seq = r.u64(), r.uvarint()
+	default:
+		r.bad = true
+	}
+	from := r.b
+	deps = deps[:0]
+	for range r.count(9) {
+		deps = append(deps, dependency{r.u64(), r.uvarint()})
+	}
+	body := r.take(r.uvarint())
+	if r.bad || u.origin == 0 || u.seq == 0 {
+		return u, deps, rec, false
+	}
+	u.data = from[: len(from)-len(r.b) : len(from)-len(r.b)]
+	rec, ok = parseRecord(body)
+	return u, deps, rec, ok
+}
+
+// parseRecord reads exactly one record.
+func parseRecord(b []byte) (rec codec.Record, ok bool) {
+	r := codec.Bare(b)
+	ok = r.Next(&rec) && len(r.Rest()) == 0 && rec.Version != 0 && (rec.Kind == codec.KindChange || rec.Kind == codec.KindFlush)
+	return rec, ok
+}
+
+// digest is what a member tells of how far it is.
+type digest struct {
+	flags     byte
+	time      int64  // its clock, unix milliseconds
+	node      uint16 // that clock's bits in its versions
+	hash      uint64 // of its whole vector
+	cell      sketch.Cell
+	floor     attune.Version // of its newest flush
+	collected attune.Version // its cut
+	entries   []dependency   // what has changed in its vector, or all of it
+}
+
+const (
+	digestFull  = 1 << iota // entries is the whole vector
+	digestReady             // it serves clients
+	digestFlags = 1<<iota - 1
+)
+
+func (d *digest) append(b []byte) []byte {
+	le := binary.LittleEndian
+	b = append(b, d.flags)
+	b = le.AppendUint64(b, uint64(d.time))
+	b = le.AppendUint16(b, d.node)
+	b = le.AppendUint64(b, d.hash)
+	b = le.AppendUint64(b, d.cell.Key)
+	b = le.AppendUint64(b, d.cell.Mark)
+	b = le.AppendUint64(b, d.cell.Sum)
+	b = le.AppendUint64(b, uint64(d.cell.Count))
+	b = le.AppendUint64(b, uint64(d.floor))
+	b = le.AppendUint64(b, uint64(d.collected))
+	b = binary.AppendUvarint(b, uint64(len(d.entries)))
+	for _, e := range d.entries {
+		b = le.AppendUint64(b, e.origin)
+		b = binary.AppendUvarint(b, e.seq)
+	}
+	return b
+}
+
+func parseDigest(b []byte) (d digest, ok bool) {
+	r := reader{b: b}
+	d.flags = r.u8()
+	d.time = int64(r.u64())
+	d.node = uint16(r.u8()) | uint16(r.u8())<<8
+	d.hash = r.u64()
+	d.cell = sketch.Cell{Key: r.u64(), Mark: r.u64(), Sum: r.u64(), Count: int64(r.u64())}
+	d.floor, d.collected = attune.Version(r.u64()), attune.Version(r.u64())
+	for range r.count(9) {
+		d.entries = append(d.entries, dependency{r.u64(), r.uvarint()})
+	}
+	return d, r.end() && d.flags&^digestFlags == 0
+}

@@ -1,0 +1,286 @@
+package history
+
+import (
+	"math/rand/v2"
+	"strconv"
+	"testing"
+)
+
+// everywhere is a survey in which two controllers have the same.
+func everywhere(at int64, items map[string]Outcome) Survey {
+	return Survey{Begin: at, End: at + 1, Nodes: map[string]map[string]Outcome{"n1": items, "n2": items}}
+}
+
+func hit(value string, version uint64) Outcome {
+	return Outcome{Status: Hit, Value: value, Version: version}
+}
+
+var missing = Outcome{Status: Miss}
+
+func TestConverged(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		h    *tale
+		k    Outcome
+		ok   bool
+	}{
+		{"the newest survives", begin().set(1, "a;", 1).set(2, "b;", 2), hit("b;", 2), true},
+		{"the older survives", begin().set(1, "a;", 1).set(2, "b;", 2), hit("a;", 1), false},
+		{"nothing survives", begin().set(1, "a;", 1), missing, false},
+		{"nothing survives of what has no version", begin().set(1, "a;", 0), missing, false},
+		{"nobody wrote", begin().miss(1), missing, true},
+		{"nobody wrote it", begin().set(1, "a;", 1), hit("c;", 2), false},
+		{"an unknown survives", begin().set(1, "a;", 1).unknown(2, "b;"), hit("b;", 2), true},
+		{"an unknown does not survive", begin().set(1, "a;", 1).unknown(2, "b;"), hit("a;", 1), true},
+		{"an unknown that was read does not survive", begin().set(1, "a;", 1).unknown(2, "b;").get(3, "b;", 2), hit("a;", 1), false},
+		{"one without a version survives", begin().set(1, "a;", 1).set(2, "b;", 0), hit("b;", 2), true},
+		{"one without a version may be the older", begin().set(1, "a;", 1).set(2, "b;", 0), hit("a;", 1), true},
+		{"one without a version must be the newer", begin().set(1, "a;", 1).set(1, "b;", 0), hit("a;", 1), false},
+		{"deleted", begin().set(1, "a;", 1).del(2, Deleted), missing, true},
+		{"deleted before it", begin().set(1, "a;", 1).del(2, Deleted).set(2, "b;", 2), missing, false},
+		{"deleted before one without version", begin().set(1, "a;", 1).del(2, Deleted).set(2, "b;", 0), missing, false},
+		{"deleted, and back", begin().set(1, "a;", 1).get(2, "a;", 1).del(2, Deleted), hit("a;", 1), false},
+		{"deleted by who did not know it", begin().set(1, "a;", 1).set(2, "b;", 2).get(1, "a;", 1).del(1, Deleted), hit("b;", 2), true},
+		{"an unknown delete", begin().set(1, "a;", 1).at(2, Op{Kind: Delete}, Outcome{}), missing, true},
+		{"an unknown delete that was not", begin().set(1, "a;", 1).at(2, Op{Kind: Delete}, Outcome{}), hit("a;", 1), true},
+		{"missed, and back", begin().set(1, "a;", 1).get(2, "a;", 1).at(3, Op{Kind: Delete}, Outcome{}).miss(2), hit("a;", 1), false},
+		{"flushed", begin().set(1, "a;", 1).at(1, Op{Kind: Flush}, Outcome{Status: Flushed}), missing, true},
+		{"flushed, and back", begin().set(1, "a;", 1).at(1, Op{Kind: Flush}, Outcome{Status: Flushed}), hit("a;", 1), false},
+		{"a counter shows another number", begin().set(1, "5", 1).incr(1, 6, 2), hit("7", 2), false},
+		{"a connection went back before", begin().set(1, "a;", 1).set(1, "b;", 2).get(1, "a;", 1), hit("b;", 2), false},
+	} {
+		c.h.set(1, "other;", 100).on("other")
+		s := everywhere(c.h.now+10, map[string]Outcome{"k": c.k, "other": hit("other;", 100)})
+		if err := Converged(c.h.h, s, Rules{}); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestConvergedRules(t *testing.T) {
+	h := begin().set(1, "a;", 1).set(2, "b;", 2).h
+	h[1].Node = "killed"
+	s := everywhere(100, map[string]Outcome{"k": hit("a;", 1)})
+	rules := Rules{MayLose: func(e Event) bool { return e.Node == "killed" }}
+	if err := Converged(h, s, rules); err != nil {
+		t.Error(err)
+	}
+	gone := everywhere(100, map[string]Outcome{"k": missing})
+	if err := Converged(h, gone, rules); err == nil {
+		t.Error("what was not on the one that was killed is lost unnoticed")
+	}
+	if err := Converged(h, gone, Rules{Lossy: true}); err != nil {
+		t.Error(err)
+	}
+	if err := Converged(h, s, Rules{Lossy: true}); err == nil {
+		t.Error("an older version survives unnoticed")
+	}
+	for name, nodes := range map[string]map[string]map[string]Outcome{
+		"another version": {"n1": {"k": hit("a;", 1)}, "n2": {"k": hit("a;", 2)}},
+		"another value":   {"n1": {"k": hit("a;", 1)}, "n2": {"k": hit("b;", 1)}},
+		"a miss":          {"n1": {"k": hit("b;", 2)}, "n2": {"k": missing}},
+		"never asked":     {"n1": {"k": hit("b;", 2)}, "n2": {}},
+		"nobody":          {},
+	} {
+		if err := Converged(h, Survey{Begin: 100, End: 101, Nodes: nodes}, Rules{}); err == nil {
+			t.Errorf("controllers disagree unnoticed: %s", name)
+		}
+	}
+	// What came after the survey is none of its business.
+	late := begin().set(1, "a;", 1)
+	late.now = 200
+	if err := Converged(late.set(1, "c;", 9).h, everywhere(100, map[string]Outcome{"k": hit("a;", 1)}), Rules{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSettled(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		before *tale
+		k      Outcome
+		after  func(s *tale) *tale
+		ok     bool
+	}{
+		{"nothing happens", begin().set(1, "a;", 1), hit("a;", 1), func(s *tale) *tale { return s.get(3, "a;", 1) }, true},
+		{"an older one is back", begin().set(1, "a;", 1).set(1, "b;", 2), hit("b;", 2), func(s *tale) *tale { return s.get(3, "a;", 1) }, false},
+		{"it is lost", begin().set(1, "a;", 1), hit("a;", 1), func(s *tale) *tale { return s.miss(3) }, false},
+		{"it is lost, by an old delete", begin().set(1, "a;", 1).del(1, Deleted).set(1, "b;", 2), hit("b;", 2), func(s *tale) *tale { return s.miss(3) }, false},
+		{"it is deleted", begin().set(1, "a;", 1), hit("a;", 1), func(s *tale) *tale { return s.del(1, Deleted).miss(3) }, true},
+		{"it is deleted late", begin().set(1, "a;", 1).at(2, Op{Kind: Delete}, Outcome{}), hit("a;", 1), func(s *tale) *tale { return s.miss(3) }, true},
+		{"it is replaced", begin().set(1, "a;", 1), hit("a;", 1), func(s *tale) *tale { return s.set(1, "b;", 2).get(3, "b;", 2) }, true},
+		{"it stays away", begin().set(1, "a;", 1).del(1, Deleted), missing, func(s *tale) *tale { return s.miss(3) }, true},
+		{"it is back", begin().set(1, "a;", 1).del(1, Deleted), missing, func(s *tale) *tale { return s.get(3, "a;", 1) }, false},
+		{"it is back, and its version was never told", begin().set(1, "a;", 0).del(1, Deleted), missing, func(s *tale) *tale { return s.get(3, "a;", 1) }, false},
+		{"it was never answered, and happens late", begin().set(1, "a;", 1).unknown(2, "b;").del(1, Deleted), missing, func(s *tale) *tale { return s.get(3, "b;", 2) }, true},
+		{"it was never answered, was read, and is back", begin().unknown(2, "b;").get(1, "b;", 2).del(1, Deleted), missing,
+			func(s *tale) *tale { return s.get(3, "b;", 2) }, false},
+		{"it is written again", begin().set(1, "a;", 1).del(1, Deleted), missing, func(s *tale) *tale { return s.set(1, "b;", 2).get(3, "b;", 2) }, true},
+	} {
+		s := everywhere(c.before.now+5, map[string]Outcome{"k": c.k})
+		c.before.now += 10
+		if err := Settled(c.after(c.before).h, s, Rules{}); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	h := begin().set(1, "a;", 1).del(1, Deleted).h
+	first := everywhere(100, map[string]Outcome{"k": missing})
+	if err := Settled(h.With(first), first, Rules{}); err != nil {
+		t.Error(err)
+	}
+	if err := Settled(h.With(everywhere(200, map[string]Outcome{"k": hit("a;", 1)})), first, Rules{}); err == nil {
+		t.Error("a later survey shows what was gone, unnoticed")
+	}
+}
+
+// gossiping are workloads for stores whose replicas answer each for itself.
+var gossiping = []Workload{Registers, Removals, Chained, CASRegisters, Counters, Appends, Locks, Mixed, Flushes}
+
+// A right store passes all checks, with every workload; and one that is eventual
+// passes those for it.
+func TestRightGossipPasses(t *testing.T) {
+	for _, f := range []flaw{causal, anyOrder, itemByItem} {
+		for _, w := range gossiping {
+			for seed := range uint64(5) {
+				h, s, _ := gossiped(w, f, seed, 9, 1200)
+				checks := map[string]error{
+					"eventual":         Eventual(h, Rules{}),
+					"eventual, shared": Eventual(h, Rules{Shared: true}),
+					"converged":        Converged(h, s, Rules{}),
+					"settled":          Settled(h.With(everywhereOf(s)), s, Rules{}),
+				}
+				if f == causal {
+					checks["causal"] = Causal(h, Rules{})
+					checks["causal, shared"] = Causal(h, Rules{Shared: true})
+					checks["chains"] = Chains(h)
+				}
+				for name, err := range checks {
+					if err != nil {
+						t.Fatalf("flaw %d, %s, seed %d: not %s: %v", f, w.Name, seed, name, err)
+					}
+				}
+			}
+		}
+	}
+}
+
+// everywhereOf is a later survey that finds the same.
+func everywhereOf(s Survey) Survey {
+	s.Begin += 1000
+	s.End += 1000
+	return s
+}
+
+// Every flaw is found in most histories by those who are to find it.
+func TestBrokenGossipIsFound(t *testing.T) {
+	for _, c := range []struct {
+		flaw  flaw
+		w     Workload
+		name  string
+		check func(h History, s Survey, c *cluster) error
+	}{
+		{anyOrder, Registers, "causal", byCausal},
+		{anyOrder, Chained, "causal", byCausal},
+		{anyOrder, Chained, "chains", byChains},
+		{itemByItem, Registers, "causal", byCausal},
+		{itemByItem, Chained, "causal", byCausal},
+		{itemByItem, Chained, "chains", byChains},
+		{noTombs, Removals, "converged", byConverged},
+		{dropping, Registers, "converged", byConverged},
+		{dropping, Removals, "converged", byConverged},
+		{amnesiac, Registers, "converged", byConverged},
+		{amnesiac, Registers, "eventual", byEventual},
+		{amnesiac, Removals, "converged", byConverged},
+		{lastArrival, Registers, "eventual", byEventual},
+		{lastArrival, Registers, "causal", byCausal},
+		{lastArrival, Registers, "converged", byConverged},
+		{wandering, Registers, "eventual", byEventual},
+		{wandering, Registers, "causal", byCausal},
+		{carelessCAS, CASRegisters, "one winner", func(h History, _ Survey, _ *cluster) error { return OneWinner(h) }},
+	} {
+		found := 0
+		const seeds = 8
+		for seed := range uint64(seeds) {
+			h, s, store := gossiped(c.w, c.flaw, seed, 9, 3000)
+			if c.check(h, s, store) != nil {
+				found++
+			}
+		}
+		if found < seeds*3/4 {
+			t.Errorf("flaw %d in %s: %s finds it in %d of %d histories", c.flaw, c.w.Name, c.name, found, seeds)
+		}
+	}
+}
+
+func byCausal(h History, _ Survey, _ *cluster) error    { return Causal(h, Rules{}) }
+func byEventual(h History, _ Survey, _ *cluster) error  { return Eventual(h, Rules{}) }
+func byChains(h History, _ Survey, _ *cluster) error    { return Chains(h) }
+func byConverged(h History, s Survey, _ *cluster) error { return Converged(h, s, Rules{}) }
+
+// A deleted value that returns when all had seen it gone: an update that was kept
+// somewhere arrives again.
+func TestResurrectionIsFound(t *testing.T) {
+	for _, f := range []flaw{causal, noTombs} {
+		found := 0
+		for seed := range uint64(8) {
+			h, _, c := gossiped(Removals, f, seed, 9, 800)
+			if f == noTombs { // else its replicas disagree already
+				for i := range c.nodes {
+					c.nodes[i].items = map[string]held{}
+				}
+			}
+			first := c.survey(h.Keys(), 1e6)
+			for i := range h {
+				e := &h[i]
+				if e.Op.Kind == Set && e.Out.Version != 0 {
+					for n := range c.nodes {
+						c.merge(&c.nodes[n], e.Op.Key, held{e.Out.Version, e.Op.Value, false})
+					}
+				}
+			}
+			if Settled(h.With(c.survey(h.Keys(), 2e6)), first, Rules{}) != nil {
+				found++
+			}
+		}
+		if f == causal && found > 0 || f != causal && found < 8 {
+			t.Errorf("flaw %d: found in %d of 8 histories", f, found)
+		}
+	}
+}
+
+// Increments at one home are exact; one done twice is more than the bound allows,
+// unless others are not known to have happened.
+func TestGossipedCounters(t *testing.T) {
+	for _, f := range []flaw{causal, twofold} {
+		wrong := [2]int{}
+		for seed := range uint64(8) {
+			r := rand.New(rand.NewPCG(seed, 9))
+			c := newCluster(causal, r)
+			c.do(0, Op{Kind: Set, Key: "n", Value: "10"})
+			c.flaw = f
+			var h History
+			for i := range int64(300) {
+				at := r.IntN(replicas)
+				op := Op{Kind: Incr, Key: "n", Delta: 1}
+				e := Event{Client: at, Session: at, Op: op, Out: c.do(at, op), Call: 2 * i, Return: 2*i + 1}
+				h = append(h, e)
+			}
+			c.quiet()
+			final, _ := strconv.ParseUint(c.nodes[1].items["n"].value, 10, 64)
+			if _, err := ExactCounter(h, "n", 10, final); err != nil {
+				wrong[0]++
+			}
+			if n, err := BoundedCounter(h, "n", 10, final); err != nil {
+				wrong[1]++
+			} else if n != (Counts{Acknowledged: 300}) {
+				t.Errorf("%+v", n)
+			}
+			if _, err := BoundedCounter(h[:len(h)-1], "n", 10, 100); f == causal && err != nil {
+				t.Errorf("lost increments are allowed: %v", err)
+			}
+		}
+		if f == causal && wrong != [2]int{} || f != causal && min(wrong[0], wrong[1]) < 6 {
+			t.Errorf("flaw %d: found in %v of 8 histories", f, wrong)
+		}
+	}
+}
