@@ -10,6 +10,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/gossip"
+	"github.com/attunekv/attune/consistency/gossip/journal"
 	"github.com/attunekv/attune/consistency/ordered"
 	"github.com/attunekv/attune/consistency/ordered/raftlog"
 	"github.com/attunekv/attune/replica"
@@ -104,7 +105,13 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 		g := gossip.Options{
 			OpenReplica: o.OpenReplica, Node: o.Node, MaxItem: o.MaxItem, Causal: level == Causal,
 			WriteAcks: o.WriteAcks, MaxSkew: o.MaxSkew, TombstoneMaxAge: o.TombstoneMaxAge,
-			Timeout: ErrTimeout, Log: o.Log,
+			DataDir: o.DataDir, Timeout: ErrTimeout, Log: o.Log,
+		}
+		if o.DataDir != "" {
+			var err error
+			if g.Sync, err = journal.ParseSync(o.Sync); err != nil {
+				return nil, err
+			}
 		}
 		if !o.Alone {
 			g.OpenCluster = func(id uint64) (*cluster.Cluster, error) { return o.OpenCluster(id, level.String()) }
@@ -148,6 +155,9 @@ func (s spreading) Close() error           { return s.e.Close() }
 
 // Gossiping is an [Engine] whose replicas converge.
 type Gossiping struct{ spreading }
+
+// Fatal delivers the reason why this controller must stop, should there be one.
+func (g Gossiping) Fatal() <-chan error { return g.e.Fatal() }
 
 // Status tells how this member and the others are.
 func (g Gossiping) Status() GossipStatus { return g.e.Status() }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,7 +21,8 @@ func (n *Node) openCluster(id uint64, kind string) (*cluster.Cluster, error) {
 		Peer: n.cfg.Peer, PeerAdvertise: n.cfg.PeerAdvertise, Gossip: n.cfg.Gossip, Join: n.cfg.Join,
 		Listen: n.cfg.Listen[0], Admin: n.cfg.Admin, Log: n.log,
 	})
-	if errors.Is(err, syscall.EADDRINUSE) {
+	// memberlist passes on the text of an error, and not the error.
+	if err != nil && strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) {
 		err = fmt.Errorf("%w; choose other addresses with --peer and --gossip, or stop what uses these", err)
 	}
 	if err != nil {

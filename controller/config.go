@@ -192,10 +192,10 @@ func (c *Config) validateCluster(bad func(key, format string, args ...any) error
 	if c.TombstoneMaxAge < time.Minute {
 		return bad("tombstone-max-age", "want at least 1m, have %v", c.TombstoneMaxAge)
 	}
-	if c.Level >= consistency.Causal && c.DataDir != "" {
-		return bad("data-dir", "%v keeps nothing on disk in this version: choose linearizable or sequential, or leave this out", c.Level)
-	}
 	if c.Alone() {
+		if c.DataDir != "" {
+			return bad("data-dir", "a controller alone keeps nothing on disk: name its own gossip address in join, and it is a cluster of one, or leave this out")
+		}
 		if c.WriteAcks > 1 && c.WriteAcks != consistency.AllAcks {
 			return bad("write-acks", "%d controllers are to have each change, and this one is alone: set expect or join, or leave this out", c.WriteAcks)
 		}

@@ -156,7 +156,7 @@ func (n *Node) openShard(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
-	if g, ok := sh.engine.(consistency.Group); ok {
+	if g, ok := sh.engine.(interface{ Fatal() <-chan error }); ok {
 		n.watch(g.Fatal())
 	}
 	if n.cfg.wrap != nil {

@@ -18,8 +18,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/attunekv/attune/consistency"
-
 	"github.com/attunekv/attune/internal/attunetest"
 )
 
@@ -100,7 +98,8 @@ func TestOpenFailsWhole(t *testing.T) {
 		"listen":  func(c *Config) { c.Admin, c.Listen = "127.0.0.1:0", append(c.Listen, taken.Addr().String()) },
 		"admin":   func(c *Config) { c.Admin = taken.Addr().String() },
 		"backend": func(c *Config) { c.Backend = "memcached://nowhere" },
-		"level":   func(c *Config) { c.Level = consistency.Causal },
+		"peer":    func(c *Config) { c.Expect, c.Gossip, c.Peer = 2, "127.0.0.1:0", taken.Addr().String() },
+		"gossip":  func(c *Config) { c.Expect, c.Gossip, c.Peer = 2, taken.Addr().String(), "127.0.0.1:0" },
 	} {
 		cfg := testConfig()
 		spoil(&cfg)
@@ -110,7 +109,7 @@ func TestOpenFailsWhole(t *testing.T) {
 			t.Fatalf("%s: opened", name)
 		}
 		t.Logf("%s: %v", name, err)
-		if name == "listen" || name == "admin" {
+		if name != "backend" {
 			if !strings.Contains(err.Error(), "address already in use") || !strings.Contains(err.Error(), "--"+name) {
 				t.Errorf("%s: %v does not say what to do", name, err)
 			}

@@ -47,8 +47,8 @@ func start(t testing.TB, cfg Config) *Node {
 }
 
 // eachDriver runs a test on the event loop and on a goroutine per connection,
-// with an engine that answers at once and one that does not, and before a
-// memcached if there is one.
+// with an engine that answers at once and one that does not, with those of
+// clusters, and before a memcached if there is one.
 func eachDriver(t *testing.T, test func(t *testing.T, cfg Config)) {
 	for _, goroutines := range []bool{false, true} {
 		name := "loop"
@@ -63,7 +63,9 @@ func eachDriver(t *testing.T, test func(t *testing.T, cfg Config)) {
 			test(t, cfg)
 		})
 	}
-	t.Run("linearizable", func(t *testing.T) { test(t, clusterConfig(t, consistency.Linearizable)) })
+	for _, level := range []consistency.Level{consistency.Linearizable, consistency.Eventual} {
+		t.Run(level.String(), func(t *testing.T) { test(t, clusterConfig(t, level)) })
+	}
 	t.Run("memcached", func(t *testing.T) {
 		cfg := testConfig()
 		cfg.Backend = "memcached://" + attunetest.StartMemcached(t, "-I", "32m", "-m", "256").Addr + "?timeout=5s"
@@ -77,6 +79,7 @@ func clusterConfig(t testing.TB, level consistency.Level) Config {
 	cfg := testConfig()
 	cfg.Level = level
 	cfg.Peer, cfg.Gossip = attunetest.FreeAddr(t), attunetest.FreeAddr(t)
+	cfg.Join = []string{cfg.Gossip} // else one at the level eventual is alone
 	cfg.OpTimeout = patience
 	return cfg
 }

@@ -72,6 +72,9 @@ func TestFreedIsExpired(t *testing.T) {
 					t.Errorf("held is %+v, want %+v", h.Item, want)
 				}
 			})
+			if err := r.Restore(context.Background(), key, c.Item); err != nil || r.memory != nil && r.usage() >= used {
+				t.Error("what was freed came back:", err)
+			}
 			// Decided before it was freed, this would keep what is not there.
 			touch := attune.Change{Key: key, Item: c.Item, Prior: c.Item.Version}
 			touch.Item.Value, touch.Item.Version = nil, at(11, 0)
@@ -95,6 +98,31 @@ func TestFreedIsExpired(t *testing.T) {
 			audit(t, r)
 		})
 	}
+}
+
+// What a flush killed is none, and goes when Free meets it.
+func TestFreeDropsTheFlushed(t *testing.T) {
+	mem := newMemory()
+	r := gossiping(mem)
+	for i := range 3000 {
+		text := fmt.Sprint(i)
+		mustMerge(t, r, *put(keyOf(r, text), at(10, i), "v"))
+		if i%3 == 0 {
+			mustMerge(t, r, deletion(r, text, at(11, i)))
+		}
+	}
+	r.Flush(at(10, 2900))
+	n := 0
+	for i := range Segments {
+		r.Each(i, func(attune.KeyHash, Mark) { n++ })
+	}
+	if met := r.Free(since2020(1), 1<<20); met != 2901*2/3 || n != 3000-2901*2/3 {
+		t.Errorf("met %d, %d entries before", met, n)
+	}
+	if st := r.Stats(); st.Items != 66 || st.Tombstones != 1000 || len(mem.recs) != 66 {
+		t.Errorf("%+v, %d records", st, len(mem.recs))
+	}
+	audit(t, r)
 }
 
 // An entry that came without text and bytes is completed by Restore.
@@ -158,6 +186,47 @@ func TestBytesFollowTheChange(t *testing.T) {
 	if n := r.Stats().Staged; n != 0 {
 		t.Errorf("%d keys still staged", n)
 	}
+}
+
+// So do bytes that a peer had, while others of the key are on their way.
+func TestRestoredBytesFollowTheChange(t *testing.T) {
+	b := newSlowly()
+	r := gossiping(b)
+	key := keyOf(r, "k")
+	two := *put(key, 2, "two")
+	three := *put(key, 3, "one")
+	three.Item.Stored, three.Item.Value = 1, nil
+	_, _, _, _ = r.Merge(&two, false)
+	first, second := make(chan error), make(chan error)
+	go func() { first <- r.Settle(context.Background(), &two) }()
+	<-b.begin
+	mustMerge(t, r, three)
+	go func() {
+		second <- r.Restore(context.Background(), key, attune.Item{Stored: 1, Value: []byte("one")})
+	}()
+	eventually(func() bool {
+		s := r.segment(key.Hash)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.stage[key.Hash].owners == 2
+	})
+	b.end <- nil
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	select {
+	case rec := <-b.begin:
+		if rec.Stamp.Version != 1 {
+			t.Fatal(rec)
+		}
+		b.end <- nil
+		if err := <-second; err != nil {
+			t.Error(err)
+		}
+	case err := <-second:
+		t.Error("restored without a Put:", err)
+	}
+	mustGet(t, r, key, "one")
 }
 
 // Victim finds every live item among any number of dead ones, and says when
@@ -229,7 +298,8 @@ func TestFewAmongTombstonesGoInOrder(t *testing.T) {
 func TestCollectMeetsEverything(t *testing.T) {
 	const n = 20_000
 	for _, step := range []int{1, 77, 1_000_000} {
-		r := gossiping(newMemory())
+		mem := newMemory()
+		r := gossiping(mem)
 		empty := r.Stats().IndexBytes
 		for i := range n {
 			text := fmt.Sprint(i)
@@ -270,7 +340,7 @@ func TestCollectMeetsEverything(t *testing.T) {
 				mustMerge(t, r, deletion(r, fmt.Sprint("new", i), at(20, i+1)))
 			}
 		})
-		if len(told) != n*3/4 || r.Len() != n/4 {
+		if len(told) != n*3/4 || r.Len() != n/4 || len(mem.recs) != n/4 {
 			t.Errorf("steps of %d: dropped %d, %d are left", step, len(told), r.Len())
 		}
 		for i := range n {

@@ -3,11 +3,14 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
 )
@@ -54,18 +57,27 @@ var longNumber = regexp.MustCompile(`\d{15,}`)
 // their addresses in it.
 func tourCluster(t *testing.T) *strings.Replacer {
 	t.Helper()
-	first := attunetest.FreeAddr(t)
 	var addresses []string
+	for i, p := range three(t, "--consistency", "linearizable") {
+		addresses = append(addresses, fmt.Sprintf("127.0.0.1:%d", 8000+i), p.addr)
+	}
+	return strings.NewReplacer(addresses...)
+}
+
+// three starts a cluster of that many controllers with these arguments.
+func three(t *testing.T, args ...string) (cluster []*process) {
+	t.Helper()
+	first := attunetest.FreeAddr(t)
 	for i := range 3 {
 		gossip := "127.0.0.1:0"
 		if i == 0 {
 			gossip = first
 		}
-		p := startServe(t, "--name", fmt.Sprintf("n%d", i+1), "--consistency", "linearizable",
-			"--peer", "127.0.0.1:0", "--gossip", gossip, "--join", first)
-		addresses = append(addresses, fmt.Sprintf("127.0.0.1:%d", 8000+i), p.addr)
+		cluster = append(cluster, startServe(t, append(args, "--name", fmt.Sprintf("n%d", i+1),
+			"--listen", attunetest.FreeAddr(t), "--admin", attunetest.FreeAddr(t), // as they tell the others
+			"--peer", "127.0.0.1:0", "--gossip", gossip, "--join", first)...))
 	}
-	return strings.NewReplacer(addresses...)
+	return cluster
 }
 
 // TestReadmeTour runs the commands of the README's tour, in their order, on three
@@ -97,5 +109,67 @@ func TestReadmeTour(t *testing.T) {
 	}
 	if commands < 10 {
 		t.Errorf("found %d commands in the README, want the whole tour", commands)
+	}
+}
+
+// TestReadmeShow holds what the README says of attune show and of the metrics, at the
+// levels that gossip, to a cluster.
+func TestReadmeShow(t *testing.T) {
+	raw, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(raw), "<!-- show -->\n```text\n")
+	want, _, ok2 := strings.Cut(rest, "```\n")
+	if !ok || !ok2 {
+		t.Fatal("the README has no block <!-- show -->")
+	}
+	cluster := three(t, "--consistency", "eventual", "--max-skew", "1m") // what died stays for two
+	var addresses []string
+	for i, p := range cluster {
+		addresses = append(addresses, p.addr, fmt.Sprintf("127.0.0.1:%d", 8000+i), p.admin, fmt.Sprintf("127.0.0.1:%d", 9090+i))
+	}
+	comparable := func(out string) string {
+		out = strings.NewReplacer(addresses...).Replace(out)
+		for _, variable := range []struct{ pattern, to string }{
+			{`forgotten up to [^;]+;`, "forgotten up to T;"}, {`(?m)-?\S+s$`, "D"}, {` +`, " "},
+		} {
+			out = regexp.MustCompile(variable.pattern).ReplaceAllString(out, variable.to)
+		}
+		return out
+	}
+	for i, command := range []string{"set a 1", "set b 1", "delete a"} {
+		if out, errs, code := run(t, "", append([]string{"cli", "-s", cluster[i%2].addr}, strings.Fields(command)...)...); code != 0 {
+			t.Fatalf("%s: %s%s", command, out, errs)
+		}
+	}
+	var have string
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		have, _, _ = run(t, "", "show", "-s", cluster[0].addr)
+		if comparable(have) == comparable(want) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("attune show prints\n%s\nthe README has\n%s", have, want)
+		}
+	}
+
+	resp, err := http.Get("http://" + cluster[0].admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	metrics, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`(?m)^# TYPE attune_gossip_(\w+) `).FindAllStringSubmatch(string(metrics), -1)
+	if len(names) < 10 {
+		t.Errorf("found %d metrics of gossip, want all of them", len(names))
+	}
+	for _, name := range names {
+		if !strings.Contains(string(raw), name[1]) {
+			t.Errorf("the README says nothing of attune_gossip_%s", name[1])
+		}
 	}
 }

@@ -27,7 +27,7 @@ func (a *acks) waiting() bool { return len(a.queue) > 0 }
 // await has c answered when enough members have what was written here so far. It
 // reports false if they have already, or none need to.
 func (k *core) await(c *attune.Call) bool {
-	if k.acks.want <= 1 {
+	if k.acks.want <= 1 && !k.durable() {
 		return false
 	}
 	k.mu.Lock()
@@ -40,10 +40,11 @@ func (k *core) await(c *attune.Call) bool {
 	return true
 }
 
-// confirmed is up to where enough members have the changes of this origin.
+// confirmed is up to where enough members have the changes of this origin, and the
+// journal does.
 func (k *core) confirmed() uint64 {
 	if k.acks.want <= 1 {
-		return k.own.seq
+		return k.own.told
 	}
 	var seqs []uint64
 	for _, p := range k.peers {
@@ -55,7 +56,7 @@ func (k *core) confirmed() uint64 {
 	if n < k.acks.want-1 && k.acks.want != All {
 		return 0 // there are not as many
 	}
-	seq := k.own.seq
+	seq := k.own.told
 	for range n { // the n-th largest
 		best := -1
 		for i, s := range seqs {

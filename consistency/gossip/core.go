@@ -51,7 +51,7 @@ type core struct {
 	mu     sync.Mutex // guards the rest
 	vv     map[uint64]*progress
 	own    *progress // vv[id]
-	hash   uint64    // of vv
+	hash   uint64    // of vv, as digests tell it
 	ring   ring
 	sketch *sketch.Sketch
 	peers  map[uint64]*peer
@@ -63,12 +63,15 @@ type core struct {
 	rec   reconciler
 	cut   cutter
 	acks  acks
+	disk  disk
 
 	past     map[uint64]uint64 // vv a while ago, and when that was
 	pastAt   time.Duration
-	digested time.Duration // when the last digest went out
-	synced   bool          // it has what another member had, or founded the cluster
-	skew     time.Duration // the median of all clocks, seen from this one
+	flushed  uint64         // the ring's end then
+	digested time.Duration  // when the last digest went out
+	synced   bool           // it has what another member had, or founded the cluster
+	newest   attune.Version // ever applied here, of others
+	skew     time.Duration  // the median of all clocks, seen from this one
 	counters
 }
 
@@ -84,8 +87,9 @@ type counters struct {
 type progress struct {
 	origin uint64
 	seq    uint64        // all up to it took effect
+	told   uint64        // and this is what digests tell
 	moved  time.Duration // when seq last grew
-	dirty  bool          // it grew since the last digest
+	dirty  bool          // told grew since the last digest
 	fresh  bool          // it grew since the last update made here
 }
 
@@ -133,9 +137,17 @@ func mix(origin, seq uint64) uint64 {
 
 // advance notes that everything of p's origin up to seq took effect here.
 func (k *core) advance(p *progress, seq uint64, now time.Duration) {
-	k.hash ^= mix(p.origin, p.seq) ^ mix(p.origin, seq)
-	p.seq, p.moved, p.dirty = seq, now, true
+	p.seq, p.moved = seq, now
 	p.fresh = p.origin != k.id
+	if !k.durable() {
+		k.tellOf(p, seq)
+	}
+}
+
+// tellOf has the next digest tell how far p is.
+func (k *core) tellOf(p *progress, seq uint64) {
+	k.hash ^= mix(p.origin, p.told) ^ mix(p.origin, seq)
+	p.told, p.dirty = seq, true
 }
 
 // commit gives a change decided here its version and its place in this origin's
@@ -184,7 +196,7 @@ func (k *core) take(c *attune.Change, guard bool) (bool, error) {
 func (k *core) flushAll(now int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	v := k.clock.next(now, 0)
+	v := k.clock.next(now, k.newest) // nothing that is here survives, of whatever clock
 	k.raiseFloor(v)
 	k.build.BeginBare()
 	k.build.Mark(codec.KindFlush, v, 0)
@@ -280,6 +292,7 @@ func (k *core) apply(rec *codec.Record) {
 // far ahead that it would take this clock along. Such a change is taken all the
 // same: who drops it diverges.
 func (k *core) observe(v attune.Version) {
+	k.newest = max(k.newest, v)
 	if millis(v) > k.clock.now()+k.maxSkew.Milliseconds() {
 		k.tooFar++
 		return

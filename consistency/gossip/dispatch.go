@@ -6,7 +6,7 @@ package gossip
 func (k *core) frame(from uint64, kind byte, body []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.cut.bars(from) {
+	if k.cut.drops(from, kind) {
 		return
 	}
 	switch kind {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/gossip/journal"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -53,6 +54,10 @@ type Options struct {
 	// TombstoneMaxAge is how long an absent member keeps the others from forgetting
 	// what was deleted.
 	TombstoneMaxAge time.Duration
+	// DataDir keeps the journal, as Sync says; empty for none: a controller that
+	// restarts is a new member.
+	DataDir string
+	Sync    journal.Sync
 	// Timeout is why an op failed that waited for a backend until its deadline.
 	Timeout error
 	Log     *zap.Logger
@@ -121,10 +126,13 @@ func (e *Engine) Ready() <-chan struct{} { return e.ready }
 // Submit is Write for a Call: c.Res answers c.Ops. True: it has; false: c.Done will
 // be called when it does.
 func (e *Engine) Submit(c *attune.Call) bool {
+	if e.core != nil {
+		return e.homes.write(c)
+	}
 	ctx, cancel := e.bound(c)
 	e.Write(ctx, c.Ops, c.Res)
 	cancel()
-	return e.core == nil || !e.core.await(c)
+	return true
 }
 
 // Barrier answers at once: any replica may answer any read.
@@ -168,6 +176,7 @@ func (e *Engine) Close() error {
 	e.closing.Do(func() {
 		if e.core != nil {
 			e.leave()
+			e.cancel(errClosed)
 		}
 		close(e.stop)
 	})

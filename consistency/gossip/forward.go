@@ -39,8 +39,8 @@ const (
 	// half of the time that there is, so that somebody else can decide instead. A
 	// change that was lost is sent again within this.
 	behindMost = 2 * time.Second
-	// maxFrames is how many frames of one member may wait here. It has maxFlights
-	// under way, and perhaps some that it has given up.
+	// maxFrames is how many frames of one member are carried out at a time. It has
+	// maxFlights under way, and perhaps some that it has given up.
 	maxFrames = 16
 )
 
@@ -295,43 +295,23 @@ func (h *homes) forward(from uint64, body []byte) {
 		return
 	}
 	h.newest[who] = f.number
-	queue, busy := h.queues[from]
-	if h.closed || len(queue) >= maxFrames {
+	if h.closed || h.busy[from] >= maxFrames {
 		h.counts.refused += uint64(len(f.ops))
 		h.mu.Unlock()
 		h.answer(from, f, make([]bool, len(f.hops)), nil)
 		return
 	}
-	h.queues[from] = append(queue, f)
-	if !busy {
-		h.spawn(func() { h.serve(from) })
-	}
+	h.busy[from]++
+	h.spawn(func() { h.carryOut(from, f) })
 	h.mu.Unlock()
 }
 
-// serve carries out what a member sent, until nothing is left.
-func (h *homes) serve(from uint64) {
-	for {
-		h.mu.Lock()
-		queue := h.queues[from]
-		if len(queue) == 0 {
-			delete(h.queues, from)
-			h.mu.Unlock()
-			return
-		}
-		f := queue[0]
-		h.queues[from] = slices.Delete(queue, 0, 1)
-		h.mu.Unlock()
-		h.carryOut(from, f)
-	}
-}
-
 // carryOut decides the ops of a frame, as if they were a Call of this controller's,
-// and answers. It does not ask whose keys they are: if members disagree about that,
+// and answers. Frames may overtake each other: what must keep its order is in one. It does not ask whose keys they are: if members disagree about that,
 // the sender's word is as good.
 func (h *homes) carryOut(from uint64, f *forwarded) {
 	accepted := h.accept(f)
-	c := &attune.Call{Ctx: h.ctx, Ops: f.ops}
+	c := &attune.Call{Ctx: h.work, Ops: f.ops}
 	if f.patience > 0 {
 		c.Deadline = f.came.Add(f.patience)
 	}
@@ -353,12 +333,15 @@ func (h *homes) carryOut(from uint64, f *forwarded) {
 		if h.k.await(c) {
 			select {
 			case <-acked:
-			case <-h.ctx.Done():
+			case <-h.work.Done():
 				return
 			}
 		}
 	}
 	h.mu.Lock()
+	if h.busy[from]--; h.busy[from] == 0 {
+		delete(h.busy, from)
+	}
 	h.counts.served += uint64(len(c.Ops))
 	h.counts.refused += uint64(len(f.ops) - len(c.Ops))
 	h.mu.Unlock()

@@ -69,6 +69,8 @@ type homes struct {
 
 	ctx     context.Context // ends with close
 	cancel  context.CancelCauseFunc
+	work    context.Context // ends when close waits no longer
+	abort   context.CancelCauseFunc
 	running sync.WaitGroup
 	waiting atomic.Int32 // len(waits)
 
@@ -83,9 +85,7 @@ type homes struct {
 	// newest is the number of the newest frame that each process sent here. It is
 	// never forgotten: a frame may come late.
 	newest map[asker]uint64
-	// queues are the frames of members that wait here, while one of the same is
-	// carried out: one after the other, or ops on one key could overtake each other.
-	queues map[uint64][]*forwarded
+	busy   map[uint64]int // frames of each member that are being carried out
 	counts homeCounts
 }
 
@@ -138,9 +138,10 @@ func newHomes(k *core, nonce uint64, decide func(c *attune.Call, from, to int)) 
 	h := &homes{
 		k: k, decide: decide, last: nonce << numberBits,
 		routes: make(map[uint64]*route), waits: make(map[*wait]struct{}),
-		newest: make(map[asker]uint64), queues: make(map[uint64][]*forwarded),
+		newest: make(map[asker]uint64), busy: make(map[uint64]int),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
+	h.work, h.abort = context.WithCancelCause(context.Background())
 	h.refresh()
 	return h
 }
@@ -499,7 +500,10 @@ func (h *homes) close() {
 	h.closed = true
 	h.mu.Unlock()
 	h.cancel(errClosed)
+	patience := time.AfterFunc(leavePatience, func() { h.abort(errClosed) })
 	h.running.Wait()
+	patience.Stop()
+	h.abort(errClosed)
 }
 
 // counters tells what was done so far.

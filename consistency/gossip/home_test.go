@@ -22,9 +22,8 @@ import (
 )
 
 // homeNet are engines with all their goroutines, and a network that a test decides
-// about. It lives in a synctest bubble.
+// about.
 type homeNet struct {
-	t     *testing.T
 	nodes []*homeNode
 	wg    sync.WaitGroup
 	ctx   context.Context
@@ -58,18 +57,14 @@ type homeNode struct {
 	stirs chan struct{}
 	dead  atomic.Bool
 	mu    sync.Mutex
-	links map[homeLink]*homeQueue // guarded by mu
-	down  map[int]bool            // guarded by mu: whom it knows to be dead
-	got   [framesEnd]atomic.Int64
+	links map[homeLink]chan homeFrame // guarded by mu
+	down  map[int]bool                // guarded by mu: whom it knows to be dead
+	got   [framesEnd]atomic.Int64     // frames, by kind
 }
 
 type homeLink struct {
-	to   int
-	kind byte
-}
-
-type homeQueue struct {
-	frames chan homeFrame
+	to    int
+	class cluster.Class
 }
 
 type homeFrame struct {
@@ -78,44 +73,54 @@ type homeFrame struct {
 	body []byte
 }
 
-// homeCluster runs test with n members that know each other.
+// openHomes makes n members that know each other.
+func openHomes(t testing.TB, n int, causal bool) *homeNet {
+	t.Helper()
+	s := &homeNet{rng: rand.New(rand.NewPCG(uint64(n), 7)), way: fast}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	start := time.Now()
+	for i := range n {
+		x := &homeNode{net: s, at: i, id: uint64(1000 + i), stirs: make(chan struct{}, 1), links: make(map[homeLink]chan homeFrame), down: make(map[int]bool)}
+		r := replica.Open(replica.Options{Backend: embedded(t), Gen: 1, Seed: 1, Tombstones: true})
+		e := &Engine{replica: r, stop: make(chan struct{})}
+		e.flush.changed = make(chan struct{}, 1)
+		e.scratches.New = func() any { return &scratch{built: make([]byte, 0, builtSize)} }
+		e.clock = newClock(x.id, start.UnixMilli(), func() time.Duration { return time.Since(start) })
+		e.core = newCore(x.id, causal, r, e.clock, x, zap.NewNop())
+		e.core.maxSkew, e.core.synced = 5*time.Second, true
+		x.node = &node{t: t, Engine: e}
+		x.homes = newHomes(e.core, uint64(i), e.decide)
+		s.nodes = append(s.nodes, x)
+	}
+	for _, x := range s.nodes {
+		x.look()
+		s.wg.Go(x.tell)
+		s.wg.Go(x.tick)
+	}
+	time.Sleep(1500 * time.Millisecond) // all have heard of all
+	for _, x := range s.nodes {
+		if live := *x.homes.live.Load(); len(live) != n {
+			t.Fatalf("%d homes of %d members", len(live), n)
+		}
+	}
+	return s
+}
+
+func (s *homeNet) close() {
+	s.stop()
+	for _, x := range s.nodes {
+		x.homes.close()
+	}
+	s.wg.Wait()
+}
+
+// homeCluster runs test with n members, in a time of its own.
 func homeCluster(t *testing.T, n int, causal bool, test func(t *testing.T, s *homeNet)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &homeNet{t: t, rng: rand.New(rand.NewPCG(uint64(n), 7))}
-		s.ctx, s.stop = context.WithCancel(context.Background())
-		s.way = fast
-		start := time.Now()
-		for i := range n {
-			x := &homeNode{net: s, at: i, id: uint64(1000 + i), stirs: make(chan struct{}, 1), links: make(map[homeLink]*homeQueue), down: make(map[int]bool)}
-			r := replica.Open(replica.Options{Backend: embedded(t), Gen: 1, Seed: 1, Tombstones: true})
-			e := &Engine{replica: r, stop: make(chan struct{})}
-			e.flush.changed = make(chan struct{}, 1)
-			e.scratches.New = func() any { return &scratch{built: make([]byte, 0, builtSize)} }
-			e.clock = newClock(x.id, start.UnixMilli(), func() time.Duration { return time.Since(start) })
-			e.core = newCore(x.id, causal, r, e.clock, x, zap.NewNop())
-			e.core.maxSkew, e.core.synced = 5*time.Second, true
-			x.node = &node{t: t, Engine: e}
-			x.homes = newHomes(e.core, uint64(i), e.decide)
-			s.nodes = append(s.nodes, x)
-		}
-		for _, x := range s.nodes {
-			x.look()
-			s.wg.Go(x.tell)
-			s.wg.Go(x.tick)
-		}
-		time.Sleep(1500 * time.Millisecond) // all have heard of all
-		for _, x := range s.nodes {
-			if live := *x.homes.live.Load(); len(live) != n {
-				t.Fatalf("%d homes of %d members", len(live), n)
-			}
-		}
+		s := openHomes(t, n, causal)
 		test(t, s)
-		s.stop()
-		for _, x := range s.nodes {
-			x.homes.close()
-		}
-		s.wg.Wait()
+		s.close()
 	})
 }
 
@@ -193,15 +198,15 @@ func (x *homeNode) send(to uint64, class cluster.Class, kind byte, body []byte) 
 			})
 			continue
 		}
-		l := homeLink{o.at, byte(class)}
+		l := homeLink{o.at, class}
 		q := x.links[l]
 		if q == nil {
-			q = &homeQueue{frames: make(chan homeFrame, 1<<16)}
+			q = make(chan homeFrame, 1<<16)
 			x.links[l] = q
 			x.net.wg.Go(func() {
 				for {
 					select {
-					case f := <-q.frames:
+					case f := <-q:
 						time.Sleep(time.Until(f.at))
 						o.receive(x, f.kind, f.body)
 					case <-x.net.ctx.Done():
@@ -210,7 +215,7 @@ func (x *homeNode) send(to uint64, class cluster.Class, kind byte, body []byte) 
 				}
 			})
 		}
-		q.frames <- homeFrame{time.Now().Add(d), kind, body}
+		q <- homeFrame{time.Now().Add(d), kind, body}
 	}
 	return true
 }
@@ -264,7 +269,7 @@ func (x *homeNode) incr(text string, by uint64) attune.Op {
 }
 
 // keyOf finds a key whose home is a member.
-func (s *homeNet) keyOf(home int, not ...int) string {
+func (s *homeNet) keyOf(home int) string {
 	x := s.nodes[0]
 	for i := 0; ; i++ {
 		text := fmt.Sprint("key", i)
@@ -642,7 +647,7 @@ func TestTheHomeIsKilled(t *testing.T) {
 // A connection that cannot be made is no reason to wait: the next home decides.
 func TestTheHomeCannotBeReached(t *testing.T) {
 	bothLevels(t, 3, func(t *testing.T, s *homeNet) {
-		a, b := s.nodes[0], s.nodes[1]
+		a := s.nodes[0]
 		key := s.keyOf(2)
 		a.set(key, "0")
 		time.Sleep(100 * time.Millisecond)
@@ -662,7 +667,6 @@ func TestTheHomeCannotBeReached(t *testing.T) {
 		if took := time.Since(began); took > 0 {
 			t.Errorf("it took %v to decide here", took)
 		}
-		_ = b
 	})
 }
 
@@ -801,22 +805,7 @@ func TestAFrameIsCarriedOutOnce(t *testing.T) {
 		a, home := s.nodes[0], s.nodes[1]
 		key := s.keyOf(1)
 		a.set(key, "0")
-		var mu sync.Mutex
-		var sent [][]byte
-		s.ways(func(from, to *homeNode, kind byte) []time.Duration { return []time.Duration{time.Millisecond} })
-		capture := func() {
-			a.homes.mu.Lock()
-			c := &attune.Call{Ops: []attune.Op{a.incr(key, 1)}, Res: make([]attune.Result, 1)}
-			p := &hop{trip: &trip{call: c, open: 1, next: 1}, ops: []int{0}}
-			a.homes.last++
-			body := a.homes.encode(&flight{number: a.homes.last, hops: []*hop{p}}, home.id, 0)
-			a.homes.mu.Unlock()
-			mu.Lock()
-			sent = append(sent, body)
-			mu.Unlock()
-		}
-		capture()
-		capture()
+		sent := [][]byte{forwardFrame(a, home, key), forwardFrame(a, home, key)}
 		for _, i := range []int{1, 0, 1, 1, 0} {
 			home.homes.forward(a.id, slices.Clone(sent[i]))
 			time.Sleep(10 * time.Millisecond)
@@ -904,21 +893,20 @@ func TestCloseWithCallsUnderWay(t *testing.T) {
 			a.homes.write(c)
 		}
 		// And a home that waits for what never comes.
-		f := s.nodes[1].homes
-		f.forward(a.id, binaryForward(a, s.keyOf(1)))
+		a.set("never sent", "1")
+		s.nodes[1].homes.forward(a.id, forwardFrame(a, s.nodes[1], s.keyOf(1)))
 		time.Sleep(time.Millisecond)
 	})
 }
 
-// binaryForward is a frame that needs what nobody has.
-func binaryForward(a *homeNode, key string) []byte {
-	a.set("never sent", "1")
+// forwardFrame is a frame with an incr of a's.
+func forwardFrame(a, to *homeNode, key string) []byte {
 	h := a.homes
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.last++
 	c := &attune.Call{Ops: []attune.Op{a.incr(key, 1)}}
-	return h.encode(&flight{number: h.last, hops: []*hop{{trip: &trip{call: c}, ops: []int{0}}}}, 1001, 0)
+	return h.encode(&flight{number: h.last, hops: []*hop{{trip: &trip{call: c}, ops: []int{0}}}}, to.id, 0)
 }
 
 func FuzzForward(f *testing.F) {
@@ -926,6 +914,7 @@ func FuzzForward(f *testing.F) {
 	start := time.Now()
 	k := newCore(1, false, r, newClock(1, start.UnixMilli(), func() time.Duration { return time.Since(start) }), nowhere{}, zap.NewNop())
 	h := newHomes(k, 1, func(*attune.Call, int, int) {})
+	h.cancel(errClosed) // nobody waits
 	op := attune.Op{Verb: attune.Incr, Key: attune.Key{Text: []byte("k")}, Delta: 1}
 	good := h.encode(&flight{number: 5, hops: []*hop{{trip: &trip{call: &attune.Call{Ops: []attune.Op{op, op}}}, ops: []int{0, 1}}}}, 2, 100)
 	f.Add(good)
@@ -986,4 +975,38 @@ func TestAHomeThatCloses(t *testing.T) {
 		s.nodes[2].homes.close()
 		wg.Wait()
 	})
+}
+
+// Many clients on one counter whose home is elsewhere. A connection costs what it
+// does in memory: nothing.
+func BenchmarkForwardedIncr(b *testing.B) {
+	for _, clients := range []int{1, 256} {
+		b.Run(fmt.Sprint(clients, "clients"), func(b *testing.B) {
+			s := openHomes(b, 2, false)
+			defer s.close()
+			s.ways(func(*homeNode, *homeNode, byte) []time.Duration { return []time.Duration{0} })
+			x, key := s.nodes[0], s.keyOf(1)
+			x.set(key, "0")
+			b.ReportAllocs()
+			b.ResetTimer()
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var wg sync.WaitGroup
+			for range clients {
+				wg.Go(func() {
+					done := make(chan struct{}, 1)
+					c := &attune.Call{Ctx: context.Background(), Ops: []attune.Op{x.incr(key, 1)}, Res: make([]attune.Result, 1), Done: func() { done <- struct{}{} }}
+					for left.Add(-1) >= 0 {
+						if !x.homes.write(c) {
+							<-done
+						}
+						if c.Res[0].Status != attune.Counted {
+							b.Error(c.Res[0])
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
 }

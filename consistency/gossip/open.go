@@ -13,6 +13,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/gossip/journal"
 	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
@@ -30,8 +31,12 @@ const (
 	// orphanedAfter is how long a newcomer looks for a member that has the data
 	// before it concludes that there is none any more.
 	orphanedAfter = 10 * time.Second
+	// reunion is how long one that has data looks for others that serve.
+	reunion = 2 * time.Second
 	// lingering is how long changes are gathered while they come fast.
 	lingering = time.Millisecond
+	// few changes in a frame are no reason to wait for more.
+	few = 4
 	// leavePatience is how long Close waits until the others have everything.
 	leavePatience = 2 * time.Second
 )
@@ -49,22 +54,19 @@ type members struct {
 	cluster *cluster.Cluster
 	stage   *repair.Stager
 	fetcher *repair.Fetcher
-	ident   identity
+	homes   *homes
+	journal *journal.Journal // nil without a data-dir
+	ident   journal.Identity
+	fatal   chan error
 	belongs atomic.Bool   // ident is settled
 	changed chan struct{} // has room for one: members came or went
 	stirred chan struct{} // has room for one: there is something to send
 }
 
-// identity is which data this is a copy of.
-type identity struct {
-	cluster [16]byte
-	gen     uint32
-	seed    uint64
-}
-
 // enter finds the cluster, or founds it with others, and starts what a member does.
 func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Duration) (err error) {
 	e.log = e.o.Log
+	e.fatal = make(chan error, 1)
 	e.changed, e.stirred = make(chan struct{}, 1), make(chan struct{}, 1)
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	defer func() {
@@ -73,9 +75,26 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 			if e.cluster != nil {
 				err = errors.Join(err, e.cluster.Close())
 			}
+			if e.journal != nil {
+				err = errors.Join(err, e.journal.Close())
+			}
 		}
 	}()
-	id := randomID()
+	known := false
+	e.ident = journal.Identity{Origin: randomID(), Name: e.o.Node}
+	if e.o.DataDir != "" {
+		if e.journal, err = journal.Open(journal.Options{Dir: e.o.DataDir, Sync: e.o.Sync, Log: e.log}); err != nil {
+			return err
+		}
+		var was journal.Identity
+		if was, known = e.journal.Identity(); known {
+			e.ident = was
+		}
+		if e.ident.Name != e.o.Node {
+			return fmt.Errorf("data-dir %s is that of controller %q, and this one is %q: give it its own", e.o.DataDir, e.ident.Name, e.o.Node)
+		}
+	}
+	id := e.ident.Origin
 	if e.cluster, err = e.o.OpenCluster(id); err != nil {
 		return err
 	}
@@ -83,13 +102,21 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 		if !e.belongs.Load() {
 			return nil, errors.New("not a member yet")
 		}
-		return e.ident.append(nil), nil
+		b := binary.LittleEndian.AppendUint32(append([]byte(nil), e.ident.Cluster[:]...), e.ident.Gen)
+		return binary.LittleEndian.AppendUint64(b, e.ident.Seed), nil
 	})
-	founded, err := e.settle(ctx)
-	if err != nil {
-		return err
+	founded := false
+	if !known {
+		if founded, err = e.settle(ctx); err != nil {
+			return err
+		}
+		if e.journal != nil {
+			if err = e.journal.Start(e.ident); err != nil {
+				return err
+			}
+		}
 	}
-	e.replica, err = e.o.OpenReplica(replica.Options{Gen: e.ident.gen, Seed: e.ident.seed, Tombstones: true})
+	e.replica, err = e.o.OpenReplica(replica.Options{Gen: e.ident.Gen, Seed: e.ident.Seed, Tombstones: true})
 	if err != nil {
 		return err
 	}
@@ -102,16 +129,32 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 		k.remote = e.stage.Add
 	}
 	e.core = k
-	for kind := frameUpdates; kind < framesEnd; kind++ {
-		e.cluster.Handle(kind, func(from uint64, body []byte) { k.frame(from, kind, body) }, cluster.Limit(cluster.MaxFrame))
+	if e.journal != nil {
+		k.disk.journal = e.journal
+		if err = k.load(e.ctx); err == nil {
+			err = k.renew()
+		}
+		if err != nil {
+			e.stage.Close()
+			return err
+		}
 	}
+	e.homes = newHomes(k, randomID(), e.decide)
+	for kind := frameUpdates; kind < framesEnd; kind++ {
+		e.cluster.Handle(kind, func(from uint64, body []byte) { e.homes.frame(from, kind, body) }, cluster.Limit(cluster.MaxFrame))
+	}
+	e.cluster.OnDown(e.homes.down)
 	e.cluster.OnChange(func() { poke(e.changed) })
 	e.belongs.Store(true)
-	e.cluster.Belong(e.ident.cluster)
+	e.cluster.Belong(e.ident.Cluster)
 	poke(e.changed)
 	e.running.Go(e.tickle)
 	e.running.Go(e.tell)
 	e.running.Go(e.settleIn)
+	if e.journal != nil {
+		e.running.Go(e.renew)
+		e.running.Go(e.save)
+	}
 	return nil
 }
 
@@ -130,11 +173,11 @@ func (e *Engine) settle(ctx context.Context) (founded bool, err error) {
 			answer, err = e.hello(ctx)
 		}
 		if err == nil {
-			copy(e.ident.cluster[:], answer)
-			e.ident.gen = binary.LittleEndian.Uint32(answer[16:])
-			e.ident.seed = binary.LittleEndian.Uint64(answer[20:])
+			copy(e.ident.Cluster[:], answer)
+			e.ident.Gen = binary.LittleEndian.Uint32(answer[16:])
+			e.ident.Seed = binary.LittleEndian.Uint64(answer[20:])
 			if founded {
-				e.log.Info("founded a new cluster", zap.String("cluster", fmt.Sprintf("%x", e.ident.cluster[:4])))
+				e.log.Info("founded a new cluster", zap.String("cluster", fmt.Sprintf("%x", e.ident.Cluster[:4])))
 			}
 			return founded, nil
 		}
@@ -148,12 +191,6 @@ func (e *Engine) settle(ctx context.Context) (founded bool, err error) {
 			return false, context.Cause(ctx)
 		}
 	}
-}
-
-func (i *identity) append(b []byte) []byte {
-	b = append(b, i.cluster[:]...)
-	b = binary.LittleEndian.AppendUint32(b, i.gen)
-	return binary.LittleEndian.AppendUint64(b, i.seed)
 }
 
 // hello asks the members of a cluster which one that is.
@@ -203,18 +240,76 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// tell sends what is new, at once if that is the first for long, else with what
+// tell sends what is new, at once if that is the first for a while, else with what
 // comes within lingering.
 func (e *Engine) tell() {
 	for {
+		wait := lingering
 		select {
 		case <-e.stirred:
-			e.core.flush()
+			if e.journal != nil {
+				if err := e.core.persist(); err != nil {
+					e.die(err)
+					return // nobody hears of what is not in the journal
+				}
+			}
+			if e.core.flush() < few {
+				wait /= 8 // somebody may be waiting for just that
+			}
 		case <-e.stop:
 			return
 		}
 		select {
-		case <-time.After(lingering):
+		case <-time.After(wait):
+		case <-e.stop:
+			return
+		}
+	}
+}
+
+// die ends this controller: what a failed write left on disk is unknown.
+func (e *Engine) die(err error) {
+	e.log.Error("the journal cannot be written; this controller stops", zap.Error(err))
+	select {
+	case e.fatal <- err:
+	default:
+	}
+}
+
+// Fatal gets an error when this controller must stop. It is never closed.
+func (e *Engine) Fatal() <-chan error { return e.fatal }
+
+// renew keeps the journal's bound of the clock ahead.
+func (e *Engine) renew() {
+	e.every(boundLeft/4, func() error {
+		err := e.core.renew()
+		if err != nil {
+			e.die(err)
+		}
+		return err
+	})
+}
+
+// save keeps the journal short.
+func (e *Engine) save() {
+	e.every(time.Second, func() error {
+		if err := e.core.save(e.ctx); err != nil && e.ctx.Err() == nil {
+			e.log.Warn("the state could not be written; trying again", zap.Error(err))
+		}
+		return nil
+	})
+}
+
+// every calls fn until it fails or the engine closes.
+func (e *Engine) every(d time.Duration, fn func() error) {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if fn() != nil {
+				return
+			}
 		case <-e.stop:
 			return
 		}
@@ -229,9 +324,11 @@ func (e *Engine) tickle() {
 		select {
 		case <-tick.C:
 			e.core.tick()
+			e.homes.tick()
 			e.cluster.SetReady(e.Health() == nil)
 		case <-e.changed:
 			e.core.setMembers(e.memberList())
+			e.homes.refresh()
 		case <-e.stop:
 			return
 		}
@@ -241,7 +338,7 @@ func (e *Engine) tickle() {
 // memberList are the others of this cluster, absent ones included.
 func (e *Engine) memberList() []member {
 	var ms []member
-	hash := cluster.Hash(e.ident.cluster)
+	hash := cluster.Hash(e.ident.Cluster)
 	for _, m := range e.cluster.Members() {
 		if !m.Self && m.Cluster == hash {
 			ms = append(ms, member{id: m.ID, name: m.Name, alive: m.Alive})
@@ -256,7 +353,7 @@ func (e *Engine) settleIn() {
 	began, told := time.Now(), time.Now()
 	for {
 		k.mu.Lock()
-		synced, serves := k.synced, k.serves()
+		synced, serves, wrote := k.synced, k.serves(), k.own.seq > 0
 		k.mu.Unlock()
 		if serves {
 			close(e.ready)
@@ -279,8 +376,8 @@ func (e *Engine) settleIn() {
 					return
 				}
 				began = time.Now()
-			} else if time.Since(began) > orphanedAfter && e.eldest() {
-				e.log.Warn("no controller of this cluster has its data any more: going on with none")
+			} else if wait := time.Since(began); wrote && wait > reunion || wait > orphanedAfter && e.eldest() {
+				e.log.Warn("no controller of this cluster serves: going on with what is here", zap.Int("items", e.replica.Len()))
 				k.mu.Lock()
 				k.join()
 				k.mu.Unlock()
@@ -347,6 +444,7 @@ var errSkewed = errors.New("clock skew: this controller's clock is too far from 
 
 // leave waits until another member has everything that was written here.
 func (e *Engine) leave() {
+	e.homes.close()
 	k := e.core
 	for end := time.Now().Add(leavePatience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		k.mu.Lock()
@@ -367,9 +465,11 @@ func (e *Engine) leave() {
 
 // left ends what enter started, after the goroutines have.
 func (e *Engine) left() error {
-	e.cancel(errClosed)
 	err := e.cluster.Close()
 	e.stage.Close()
+	if e.journal != nil {
+		err = errors.Join(err, e.core.persist(), e.journal.Close())
+	}
 	e.core.acks.close(e.core)
 	return err
 }

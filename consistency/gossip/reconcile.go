@@ -282,7 +282,7 @@ func (r *reconciler) step(now time.Duration) {
 			q.flags |= tellVector // it may be the last
 		}
 	case len(p.again) > 0:
-		q = request{kind: frameCells, parts: p.parts, first: p.again[0].part, count: 1, cells: p.again[0].cells}
+		q = request{kind: frameCells, parts: p.parts, first: p.again[0].part, count: 1, cells: max(p.again[0].cells, p.cells)}
 	case p.parts == 0 && p.next == 0:
 		q = request{kind: frameCells, cells: p.cells, flags: tellVector}
 	case !p.compared():

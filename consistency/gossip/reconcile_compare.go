@@ -17,8 +17,8 @@ func (r *reconciler) difference(rd *reader, cut attune.Version) (ok bool) {
 		r.whole(&part, cut)
 		return true
 	}
-	cells := 0
-	i := q.first
+	var again []redo
+	cells, i := 0, q.first
 	for ; len(rd.b) > 0 && i < q.first+q.count; i++ {
 		part, ok := rd.part()
 		if !ok {
@@ -27,7 +27,8 @@ func (r *reconciler) difference(rd *reader, cut attune.Version) (ok bool) {
 		at := partAt(i, q.parts)
 		found, done := r.inCommon(at, &part, cut)
 		if !done {
-			p.again = append(p.again, redo{i, 2 * len(part.cells)})
+			again = append(again, redo{i, 4 * len(part.cells)})
+			continue
 		}
 		// The next parts differ as much as this one, more or less.
 		cells = max(cells, cellsFor(found))
@@ -35,14 +36,15 @@ func (r *reconciler) difference(rd *reader, cut attune.Version) (ok bool) {
 	if !rd.end() || i == q.first {
 		return false
 	}
-	if len(p.again) > 0 && q.first == p.again[0].part && q.count == 1 {
+	if q.first < p.next { // it was asked for again
 		p.again = p.again[1:]
 	} else {
 		p.next = i
-		if p.cells != 0 {
-			p.cells = min(cells, maxCells)
-		}
 	}
+	if p.cells != 0 && cells != 0 {
+		p.cells = cells
+	}
+	p.again = append(p.again, again...)
 	return true
 }
 
@@ -65,7 +67,7 @@ func (r *reconciler) whole(t *partOf, cut attune.Version) {
 		return
 	}
 	p.parts = partsOf(max(own, t.items))
-	p.cells = cellsFor(int(max(least, sketchCells*2/3)) / p.parts)
+	p.cells = cellsFor(int(max(least, sketchCells)) / p.parts)
 	if own == 0 {
 		p.cells = 0 // everything is missing
 	}
@@ -116,7 +118,7 @@ func (r *reconciler) inCommon(at part, t *partOf, cut attune.Version) (found int
 	if t.cells != nil {
 		d := sketch.NewDecoder(r.secret, len(t.cells))
 		if done, _ := d.Add(r.cellsOf(own, len(t.cells)), t.cells); !done {
-			return len(t.cells) / 2, false
+			return 0, false
 		}
 		r.compare(d.Theirs(), d.Ours(), cut)
 		return len(d.Theirs()) + len(d.Ours()), true

@@ -1,5 +1,7 @@
 package gossip
 
+import "math"
+
 // chunkSize is what the ring allocates at a time for updates made here.
 const chunkSize = 256 << 10
 
@@ -12,12 +14,16 @@ type ring struct {
 	first   uint64 // position of entries[head]
 	entries []update
 	head    int
+	// keep is a position: from there on nothing is dropped, whatever the limit.
+	keep uint64
 	// dropped is the newest seq of each origin that is not kept any more.
 	dropped map[uint64]uint64
 	chunk   []byte // memory for what is copied
 }
 
-func newRing(limit int) ring { return ring{limit: limit, dropped: make(map[uint64]uint64)} }
+func newRing(limit int) ring {
+	return ring{limit: limit, keep: math.MaxUint64, dropped: make(map[uint64]uint64)}
+}
 
 // next is the position after the newest update.
 func (r *ring) next() uint64 { return r.first + uint64(len(r.entries)-r.head) }
@@ -32,7 +38,7 @@ func cost(u *update) int { return len(u.data) + 40 }
 func (r *ring) add(u update) {
 	r.entries = append(r.entries, u)
 	r.bytes += cost(&u)
-	for r.bytes > r.limit && len(r.entries)-r.head > 1 {
+	for r.bytes > r.limit && len(r.entries)-r.head > 1 && r.first < r.keep {
 		r.drop()
 	}
 }

@@ -92,7 +92,7 @@ func newStory(t *testing.T, seed uint64, causal bool, b simBroken) *story {
 	for _, n := range w.s.nodes {
 		w.attend(n)
 	}
-	w.s.born = w.attend
+	w.s.born, w.s.synced = w.attend, w.begins
 	if b.earlyAck {
 		w.s.heard = w.ackEarly
 	}
@@ -122,9 +122,22 @@ func (w *story) arrived(n *simNode, c *attune.Change) {
 		w.fault("%s has %x of %s, which nobody wrote", n.name, uint64(mark), w.keys[i])
 		return
 	}
-	if !w.s.causal {
-		return
+	if w.s.causal && n.core.synced {
+		w.follows(n, i, made)
 	}
+}
+
+// begins checks the same of all that one who begins to serve shows.
+func (w *story) begins(n *simNode) {
+	for i, h := range w.hash {
+		if made := w.issued[i][n.replica.MarkOf(h)]; made != nil && w.s.causal {
+			w.follows(n, i, made)
+		}
+	}
+}
+
+// follows checks that n has everything that a change of key i depends on.
+func (w *story) follows(n *simNode, i int, made *storyWrite) {
 	for j, m := range made.past {
 		if has := n.replica.MarkOf(w.hash[j]); m.Newer(has) && m.Version() > n.replica.Floor() {
 			w.fault("%s shows %s=%q and has %x of %s, where it was written: %x", n.name, w.keys[i], made.value, uint64(has), w.keys[j], uint64(m))
@@ -175,7 +188,7 @@ func (w *story) note(n *simNode, i int, mark replica.Mark, value string, past []
 // act is one thing a client does.
 func (w *story) act() {
 	n := w.s.nodes[w.rng.IntN(len(w.s.nodes))]
-	if n.core == nil || n.paused {
+	if n.core == nil || n.paused || !n.core.synced {
 		return
 	}
 	i := w.rng.IntN(storyKeys)
@@ -228,7 +241,9 @@ func (w *story) trouble() {
 			w.crash(slot)
 		}
 	case 1, 2:
-		if n.core == nil {
+		if n.core == nil && w.rng.IntN(4) == 0 {
+			w.s.leave(slot) // until all is healed
+		} else if n.core == nil {
 			w.s.restart(slot)
 		}
 	case 3:

@@ -18,7 +18,6 @@ func TestSimulatedClusterConverges(t *testing.T) {
 			if !s.until(20*time.Second, 10*time.Millisecond, s.agreed) {
 				t.Errorf("%d nodes, causal %v: they do not agree", n, causal)
 			}
-			t.Log(n, causal, s.now, s.nodes[0].core.counters)
 		}
 	}
 }

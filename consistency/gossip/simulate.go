@@ -158,7 +158,6 @@ type simMeter struct {
 	members   map[*simNode]bool     // live, and synced
 	toAll     simTimes
 	toEach    simTimes
-	copies    uint64
 	was       []simTraffic // of each slot, when counting began
 	dead      counters     // of cores that are no more
 }
@@ -166,7 +165,7 @@ type simMeter struct {
 type simWrite struct {
 	at   time.Duration
 	lack int  // members that do not have it
-	done bool // all had it once, or it is lost
+	done bool // all had it once
 }
 
 func newSimMeter(o SimOptions) *simMeter {
@@ -318,11 +317,8 @@ func (m *simMeter) kill(slot int) {
 	for i := range m.writes {
 		w := &m.writes[i]
 		switch {
-		case w.done:
-		case !m.lacks(n, i) && w.lack == len(m.members):
-			w.done = true
-			m.rep.Lost++
-		case m.lacks(n, i):
+		case w.done, !m.lacks(n, i):
+		default:
 			if w.lack--; w.lack == 0 {
 				w.done = true
 				m.rep.Complete++
@@ -344,9 +340,18 @@ func (m *simMeter) joined(n *simNode) {
 	}
 }
 
-// settled reports whether there is nothing to wait for any more.
+// settled reports whether there is nothing to wait for any more: what not all have
+// nobody has.
 func (m *simMeter) settled() bool {
-	return len(m.members) == m.o.Nodes && m.rep.Complete+m.rep.Lost == len(m.writes) && m.s.agreed()
+	if len(m.members) < m.o.Nodes {
+		return false
+	}
+	for i := range m.writes {
+		if w := &m.writes[i]; !w.done && w.lack < len(m.members) {
+			return false
+		}
+	}
+	return m.s.agreed()
 }
 
 // count begins to count traffic.
@@ -388,6 +393,11 @@ func (m *simMeter) report() SimReport {
 	r.Nodes, r.Seed, r.Writes = m.o.Nodes, m.o.Seed, len(m.writes)
 	if r.Level = "eventual"; m.o.Causal {
 		r.Level = "causal"
+	}
+	for i := range m.writes {
+		if w := &m.writes[i]; !w.done && w.lack == len(m.members) {
+			r.Lost++
+		}
 	}
 	r.ToAll, r.ToEach = m.toAll.quantiles(), m.toEach.quantiles()
 	r.Reach = m.toEach.curve(len(m.writes) * m.o.Nodes)

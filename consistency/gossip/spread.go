@@ -121,16 +121,20 @@ func (k *core) adjacent(a, b uint64) bool {
 	return bits.OnesCount(d) == 1 || bits.OnesCount(uint(n)-d) == 1
 }
 
-// flush sends what is new to the neighbours.
-func (k *core) flush() {
+// flush sends what is new to the neighbours, and returns how many changes were.
+func (k *core) flush() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	now := k.sendable()
+	fresh := int(now - k.flushed)
+	k.flushed = now
 	var last sentFrame
 	for _, p := range k.near {
 		if p.alive && p.heard != 0 {
 			k.stream(p, &last)
 		}
 	}
+	return fresh
 }
 
 // sentFrame is what one peer was sent: where all are told directly, the next one
@@ -145,7 +149,7 @@ type sentFrame struct {
 // stream sends p everything in the ring that it needs.
 func (k *core) stream(p *peer, last *sentFrame) {
 	p.cursor = max(p.cursor, k.ring.first)
-	for p.cursor < k.ring.next() {
+	for p.cursor < k.sendable() {
 		var body []byte
 		to := p.cursor
 		plain := len(k.order) <= fullMesh && len(p.resend) == 0 && p.resendTo <= p.cursor
@@ -172,7 +176,7 @@ func (k *core) gather(p *peer) (body []byte, to uint64) {
 	if k.acks.waiting() {
 		flags = wantDigest
 	}
-	for to = p.cursor; to < k.ring.next() && len(body) < frameBytes; to++ {
+	for to = p.cursor; to < k.sendable() && len(body) < frameBytes; to++ {
 		u := k.ring.at(to)
 		if !k.needs(p, u, to) {
 			continue
@@ -267,8 +271,8 @@ func (k *core) digestTo(to uint64, now time.Duration) {
 		d.flags |= digestFull
 	}
 	for _, e := range k.vv {
-		if (all || e.dirty) && e.seq != 0 {
-			d.entries = append(d.entries, dependency{e.origin, e.seq})
+		if (all || e.dirty) && e.told != 0 {
+			d.entries = append(d.entries, dependency{e.origin, e.told})
 		}
 	}
 	if k.world.send(to, cluster.Control, frameDigest, d.append(nil)) {
@@ -282,7 +286,7 @@ func (k *core) digests(now time.Duration) {
 	d := k.ownDigest()
 	for _, e := range k.vv {
 		if e.dirty {
-			d.entries = append(d.entries, dependency{e.origin, e.seq})
+			d.entries = append(d.entries, dependency{e.origin, e.told})
 		}
 	}
 	body := d.append(nil)

@@ -187,6 +187,10 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 		return true
 	}
 	applied, err := e.commit(c, now)
+	if !applied && err != nil {
+		*res = failure(err)
+		return true
+	}
 	if !applied {
 		// It was decided on what is no more. A blind change has only lost to a
 		// newer version, but did not just precede it: that one may come of an add

@@ -12,7 +12,7 @@ func BenchmarkAppend(b *testing.B) {
 	for _, s := range []Sync{OS, Always} {
 		for _, n := range []int{1, 16, 256} {
 			b.Run(fmt.Sprintf("%v/%d", s, n), func(b *testing.B) {
-				j, err := Open(Options{Dir: newDir(b), Sync: s, BootID: "boot1"})
+				j, err := Open(Options{Dir: b.TempDir(), Sync: s, BootID: "boot1"})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -45,7 +45,7 @@ func BenchmarkAppend(b *testing.B) {
 
 // Open and Replay of 64 MiB: what a restart takes, apart from what is done with it.
 func BenchmarkReplay(b *testing.B) {
-	dir := newDir(b)
+	dir := b.TempDir()
 	o := Options{Dir: dir, Sync: OS, BootID: "boot1"}
 	j, err := Open(o)
 	if err != nil {

@@ -221,7 +221,7 @@ func (p *power) images(t *testing.T) map[string]string {
 		}
 	}
 	write := func(names map[string]uint64, zeros bool) string {
-		dir := t.TempDir()
+		dir := tempDir(t)
 		for name, ino := range names {
 			b := p.synced[ino]
 			if more := lengths[ino] - int64(len(b)); zeros && more > 0 {

@@ -2,6 +2,7 @@ package journal
 
 import (
 	crand "crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -331,6 +332,13 @@ func (j *Journal) usableLocked() error {
 func (j *Journal) Append(records [][]byte) error {
 	if len(records) == 0 {
 		return nil
+	}
+	size := 0
+	for _, r := range records {
+		size += binary.MaxVarintLen64 + len(r)
+	}
+	if size > maxRecord {
+		return fmt.Errorf("append to the journal: %d bytes at once: at most %d", size, maxRecord)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()

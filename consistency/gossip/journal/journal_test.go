@@ -129,22 +129,35 @@ func reopened(t fataler, dir string, s Sync) string {
 
 func copyDir(t testing.TB, from string) string {
 	t.Helper()
-	to := filepath.Join(t.TempDir(), "d")
+	to := newDir(t)
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
 	return to
 }
 
-func newDir(t testing.TB) string { return filepath.Join(t.TempDir(), "d") }
+// newDir is a directory that is not there yet.
+func newDir(t testing.TB) string { return filepath.Join(tempDir(t), "d") }
+
+// tempDir is in memory, if it can be: these tests sync thousands of times, and what
+// a disk does then is not what they are about.
+func tempDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "journal")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
 
 // Whatever was appended is there after the process died or closed, at any moment
 // between two calls; the model is a list of records and a state.
 func TestWhatWasAppendedIsThereAgain(t *testing.T) {
 	for _, s := range []Sync{OS, Always} {
 		t.Run(s.String(), func(t *testing.T) {
+			parent := tempDir(t)
 			rapid.Check(t, func(t *rapid.T) {
-				dir, err := os.MkdirTemp("", "journal")
+				dir, err := os.MkdirTemp(parent, "")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -690,9 +703,6 @@ func TestReplayEndsWithItsCallersError(t *testing.T) {
 
 // A batch that is too large says so, and does no harm.
 func TestBatchThatIsTooLarge(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes a gigabyte")
-	}
 	j := started(t, newDir(t), OS)
 	defer kill(t, j)
 	part := make([]byte, 64<<20)

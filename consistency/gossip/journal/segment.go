@@ -69,9 +69,6 @@ func (j *Journal) appendLocked(typ byte, rec []byte) error {
 	if err := j.usableLocked(); err != nil {
 		return err
 	}
-	if len(rec)-headLen > maxRecord {
-		return fmt.Errorf("%d bytes at once: at most %d", len(rec), maxRecord)
-	}
 	if int64(j.Mark()-j.start) >= j.segBytes {
 		if err := j.rollLocked(); err != nil {
 			j.failed = fmt.Errorf("begin another segment: %w", err)

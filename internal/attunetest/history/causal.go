@@ -490,31 +490,22 @@ func (w *web) removed(key string, newest uint64, writes []int, until int64, fits
 }
 
 // highs bounds the versions of the removals of key: each is below the version of
-// any event that knows it. What knows it on a connection is all from some event on.
+// any event that knows it. On a connection the first to know it has the lowest, or
+// walk would have complained.
 func (w *web) highs(key string) []uint64 {
-	type showing struct {
-		event  int
-		lowest uint64 // of the versions from here on
-	}
-	sessions := make(map[int][]showing)
-	for _, i := range slices.Backward(w.of[key]) {
-		v := w.version[i]
-		if v == 0 {
-			continue
+	sessions := make(map[int][]int)
+	for _, i := range w.of[key] {
+		if w.version[i] != 0 {
+			sessions[w.session[i]] = append(sessions[w.session[i]], i)
 		}
-		s := w.session[i]
-		if n := len(sessions[s]); n > 0 {
-			v = min(v, sessions[s][n-1].lowest)
-		}
-		sessions[s] = append(sessions[s], showing{i, v})
 	}
 	removals := w.logs[key].removals
 	highs := make([]uint64, len(removals))
 	for n, removal := range removals {
 		highs[n] = never
-		for _, all := range sessions { // the newest event first
-			if k := sort.Search(len(all), func(k int) bool { return !w.knows(all[k].event, removal) }); k > 0 {
-				highs[n] = min(highs[n], all[k-1].lowest)
+		for _, events := range sessions {
+			if k := sort.Search(len(events), func(k int) bool { return w.knows(events[k], removal) }); k < len(events) {
+				highs[n] = min(highs[n], w.version[events[k]])
 			}
 		}
 	}

@@ -237,6 +237,30 @@ func TestExactCounter(t *testing.T) {
 	}
 }
 
+func TestBoundedCounter(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		h            *tale
+		begin, final uint64
+		ok           bool
+	}{
+		{"exact", begin().incr(1, 11, 0).incr(2, 12, 0), 10, 12, true},
+		{"one lost", begin().incr(1, 11, 0).incr(2, 11, 0), 10, 11, true},
+		{"all lost", begin().incr(1, 11, 0), 10, 10, true},
+		{"an unknown that happened", begin().at(1, Op{Kind: Incr, Delta: 1}, Outcome{}).incr(2, 12, 0), 10, 12, true},
+		{"one done twice", begin().incr(1, 12, 0).incr(2, 13, 0), 10, 13, false},
+		{"one done twice, and lost", begin().incr(1, 12, 0).incr(2, 11, 0), 10, 11, false},
+		{"the sum is too much", begin().incr(1, 11, 0), 10, 12, false},
+		{"it began again", begin().incr(1, 11, 0), 10, 9, false},
+		{"a result of less than nothing", begin().incr(1, 10, 0), 10, 10, false},
+		{"not by one", begin().at(1, Op{Kind: Incr, Delta: 2}, Outcome{Status: Counted, Number: 12}), 10, 12, false},
+	} {
+		if _, err := BoundedCounter(c.h.h, "k", c.begin, c.final); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
 func TestGap(t *testing.T) {
 	h := History{{Call: 0, Return: 10}, {Call: 5, Return: 20}, {Call: 70, Return: 80}, {Call: 30, Return: 40, Out: Outcome{Status: Unknown}}}
 	for i := range h {

@@ -1,0 +1,338 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency/gossip/journal"
+)
+
+// With a data-dir, a member is the same origin after a restart, with all that it had.
+// So nobody may hear of anything that is not in the journal: changes made here leave
+// it, and are acknowledged, when they are; and the digests tell of those of others
+// then. What comes in between is written together.
+
+const (
+	// boundAhead is how far ahead of its clock a member notes that it may have
+	// issued versions, and boundLeft how much of that must be left.
+	boundAhead = 4 * time.Second
+	boundLeft  = 2 * time.Second
+	// stateAfter is how much may be journaled before the state is written anew: that,
+	// or as much as there is state.
+	stateAfter = 64 << 20
+	// Kinds of records in the journal.
+	recordUpdate byte = 0 // and an update, its origin and seq given
+	recordCut    byte = 1 // and a version: what is dead up to it is forgotten
+)
+
+var (
+	errBound = errors.New("this controller was stopped for some seconds; try again")
+	errState = errors.New("what is in the data directory was not written by this version of attune")
+)
+
+// disk is the persistent half of a member.
+type disk struct {
+	journal *journal.Journal
+	limit   int64 // of the clock: see journal.Bound. Guarded by core.mu, as what follows
+	// safe is the position in the ring up to which everything is in the journal.
+	safe uint64
+	// stale says that what is here is not in the journal: it was taken over from
+	// another member as a whole. Until a new state is written, digests tell nothing
+	// new.
+	stale bool
+	extra [][]byte // records that belong behind what is in the ring by now
+
+	buf    []byte // of persist alone, as the rest
+	ends   []int
+	recs   [][]byte
+	seqs   []dependency
+	saving sync.Mutex // held while a state is written
+	size   int64      // of the newest
+}
+
+// durable says that changes wait for the journal.
+func (k *core) durable() bool { return k.disk.journal != nil }
+
+// sendable is the position in the ring before which changes may leave.
+func (k *core) sendable() uint64 {
+	if k.durable() {
+		return k.disk.safe
+	}
+	return k.ring.next()
+}
+
+// collected notes that all members agreed to forget what is dead up to c.
+func (k *core) collected(c attune.Version) {
+	k.replica.SetCollected(c)
+	if k.durable() {
+		k.disk.extra = append(k.disk.extra, binary.LittleEndian.AppendUint64([]byte{recordCut}, uint64(c)))
+	}
+}
+
+// installed notes that this member has taken over more than single changes.
+func (k *core) installed() {
+	if k.durable() {
+		k.disk.stale = true
+		k.world.stir()
+	}
+}
+
+// persist brings to the journal what it does not have yet. It is called by one
+// goroutine, which exits the process on an error.
+func (k *core) persist() error {
+	d := &k.disk
+	k.mu.Lock()
+	next := k.ring.next()
+	d.buf, d.ends, d.recs, d.seqs = d.buf[:0], d.ends[:0], d.recs[:0], d.seqs[:0]
+	for pos := d.safe; pos < next; pos++ {
+		d.buf = appendUpdate(append(d.buf, recordUpdate), nil, k.ring.at(pos))
+		d.ends = append(d.ends, len(d.buf))
+	}
+	extra := d.extra
+	d.extra = nil
+	for _, p := range k.vv {
+		if p.told != p.seq {
+			d.seqs = append(d.seqs, dependency{p.origin, p.seq})
+		}
+	}
+	stale := d.stale
+	k.mu.Unlock()
+	from := 0
+	for _, end := range d.ends {
+		d.recs = append(d.recs, d.buf[from:end])
+		from = end
+	}
+	d.recs = append(d.recs, extra...)
+	if len(d.recs) > 0 {
+		if err := d.journal.Append(d.recs); err != nil {
+			return err
+		}
+	}
+	if cap(d.buf) > 4<<20 {
+		d.buf = nil
+	}
+	k.mu.Lock()
+	d.safe, k.ring.keep = next, next
+	for _, s := range d.seqs {
+		if !stale && !d.stale || s.origin == k.id {
+			k.tellOf(k.reach(s.origin), s.seq)
+		}
+	}
+	k.acks.heard(k)
+	k.mu.Unlock()
+	return nil
+}
+
+// renew notes ahead of time how far the clock may go.
+func (k *core) renew() error {
+	now := k.clock.now()
+	k.mu.Lock()
+	limit := k.disk.limit
+	k.mu.Unlock()
+	if limit-max(now, millis(attune.Version(k.clock.last.Load()<<nodeBits))) > boundLeft.Milliseconds() {
+		return nil
+	}
+	limit = max(now, millis(attune.Version(k.clock.last.Load()<<nodeBits))) + boundAhead.Milliseconds()
+	if err := k.disk.journal.SetBound(limit); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.disk.limit = limit
+	k.mu.Unlock()
+	return nil
+}
+
+// save writes a state if the journal has grown enough, or has to have one.
+func (k *core) save(ctx context.Context) error {
+	d := &k.disk
+	k.mu.Lock()
+	stale := d.stale
+	k.mu.Unlock()
+	if !stale && d.journal.Size() < max(stateAfter, d.size) || !d.saving.TryLock() {
+		return nil
+	}
+	defer d.saving.Unlock()
+	k.mu.Lock()
+	cut, err := k.replica.Cut()
+	if err != nil {
+		k.mu.Unlock()
+		return err
+	}
+	defer cut.Close()
+	at := d.journal.Mark()
+	head := k.stateHead()
+	var told []dependency
+	for _, p := range k.vv {
+		told = append(told, dependency{p.origin, p.seq})
+	}
+	d.stale = false
+	k.mu.Unlock()
+	var size int64
+	err = d.journal.Checkpoint(at, func(w io.Writer) error {
+		counted := &countingWriter{w: w}
+		defer func() { size = counted.n }()
+		if _, err := counted.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(head)))); err != nil {
+			return err
+		}
+		if _, err := counted.Write(head); err != nil {
+			return err
+		}
+		if _, err := cut.WriteTo(counted); err != nil {
+			return err
+		}
+		if k.replica.Immediate() {
+			if err := k.replica.Export(ctx, counted); err != nil {
+				return err
+			}
+		}
+		// An item that was overwritten meanwhile went without its bytes: what has
+		// overwritten it must be in the journal before this state counts.
+		return k.journaled(ctx)
+	})
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err != nil {
+		d.stale = d.stale || stale
+		return err
+	}
+	d.size = size
+	for _, e := range told {
+		if p := k.reach(e.origin); e.seq > p.told {
+			k.tellOf(p, e.seq)
+		}
+	}
+	return nil
+}
+
+// journaled returns when everything that is here now is in the journal.
+func (k *core) journaled(ctx context.Context) error {
+	k.mu.Lock()
+	next := k.ring.next()
+	k.mu.Unlock()
+	for {
+		k.mu.Lock()
+		safe := k.disk.safe
+		k.mu.Unlock()
+		if safe >= next {
+			return nil
+		}
+		k.world.stir()
+		select {
+		case <-time.After(lingering):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+const stateFormat = 1
+
+// stateHead is what a state begins with: all but the replica.
+func (k *core) stateHead() []byte {
+	b := append([]byte(nil), stateFormat)
+	b = binary.LittleEndian.AppendUint64(b, uint64(k.replica.Collected()))
+	b = binary.AppendUvarint(b, uint64(len(k.vv)))
+	for _, p := range k.vv {
+		b = binary.LittleEndian.AppendUint64(b, p.origin)
+		b = binary.AppendUvarint(b, p.seq)
+	}
+	return b
+}
+
+// load takes over what the journal has. It is called before anything else.
+func (k *core) load(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := &k.disk
+	err := d.journal.LoadState(func(r io.Reader) error {
+		var n [4]byte
+		if _, err := io.ReadFull(r, n[:]); err != nil {
+			return err
+		}
+		size := binary.LittleEndian.Uint32(n[:])
+		if size > 64<<20 {
+			return errState
+		}
+		head := make([]byte, size)
+		if _, err := io.ReadFull(r, head); err != nil {
+			return err
+		}
+		h := reader{b: head}
+		format, collected := h.u8(), attune.Version(h.u64())
+		for range h.count(9) {
+			origin, seq := h.u64(), h.uvarint()
+			k.advance(k.reach(origin), seq, 0)
+			k.ring.dropped[origin] = seq
+		}
+		if format != stateFormat || !h.end() {
+			return errState
+		}
+		if err := k.replica.Install(r); err != nil {
+			return err
+		}
+		k.replica.SetCollected(collected)
+		if !k.replica.Immediate() {
+			return nil
+		}
+		_, err := k.replica.Import(ctx, r)
+		return err
+	})
+	if err == nil {
+		err = d.journal.Replay(k.replay)
+	}
+	if err != nil {
+		return fmt.Errorf("data-dir: %w", err)
+	}
+	for _, p := range k.vv {
+		k.tellOf(p, p.seq)
+	}
+	d.safe, k.ring.keep = k.ring.next(), k.ring.next()
+	k.resketch()
+	k.clock.observe(versionAt(d.journal.Bound() + 1))
+	k.log.Info("took the state from disk", zap.Int("items", k.replica.Len()), zap.Uint64("changes", k.own.seq))
+	return nil
+}
+
+// replay applies a record of the journal.
+func (k *core) replay(record []byte) error {
+	if len(record) == 9 && record[0] == recordCut {
+		k.replica.SetCollected(attune.Version(binary.LittleEndian.Uint64(record[1:])))
+		return nil
+	}
+	if len(record) == 0 || record[0] != recordUpdate {
+		return errState
+	}
+	r := reader{b: bytes.Clone(record[1:])} // it is kept
+	u, _, rec, ok := r.next(&update{}, nil)
+	if !ok || len(r.b) > 0 {
+		return errState
+	}
+	p := k.reach(u.origin)
+	k.apply(&rec)
+	if u.seq > p.seq {
+		k.advance(p, u.seq, 0)
+		k.ring.add(u)
+	}
+	return nil
+}
+
+// countingWriter counts what passes.
+type countingWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (w *countingWriter) Write(b []byte) (int, error) {
+	n, err := w.w.Write(b)
+	w.n += int64(n)
+	return n, err
+}
