@@ -11,19 +11,22 @@ import (
 // One controller's backend restarts empty: the bytes are at its peers, so nothing
 // is missed, and they are brought back.
 func TestRow14OneBackendEmpty(t *testing.T) {
-	oneBackend(t, func(m *attunetest.Memcached) {
+	oneBackend(t, linearizable, func(m *attunetest.Memcached) {
 		m.Kill()
 		m.Start()
 	})
 }
 
-func oneBackend(t *testing.T, lose func(m *attunetest.Memcached)) {
+func oneBackend(t *testing.T, level string, lose func(m *attunetest.Memcached)) {
 	var values map[string]string
 	s, _ := run(t, scenario{
-		ClusterOptions: attunetest.ClusterOptions{Level: linearizable, Memcached: true},
+		ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true},
 		workload:       history.Mixed,
 		faults: func(s *stage) {
 			values = s.fill(s.Nodes[0], "before", 100)
+			for _, n := range s.Nodes {
+				s.spread(n, values)
+			}
 			// One and the same: bytes are brought back when they are read, so that by
 			// turns each of three would lose what nobody has asked for.
 			n := s.Nodes[1]
@@ -98,6 +101,6 @@ func TestRow18BackendEvicts(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	t.Run("one", func(t *testing.T) { oneBackend(t, flush) })
+	t.Run("one", func(t *testing.T) { oneBackend(t, linearizable, flush) })
 	t.Run("all", func(t *testing.T) { allBackends(t, flush) })
 }

@@ -3,6 +3,7 @@ package replica
 import (
 	"math/rand/v2"
 	"sync"
+	"unsafe"
 
 	"github.com/attunekv/attune"
 )
@@ -25,7 +26,9 @@ type pass struct {
 	pos     uint32 // entries at and above it were looked at in this round
 }
 
-// Over reports whether index and bytes together exceed the memory limit.
+// Over reports whether index and bytes together exceed the memory limit. Entries of
+// the dead do not count: no eviction would make room by adding one, and their number
+// has a bound of its own.
 func (r *Replica) Over() bool { return r.limit > 0 && r.usage() > r.limit }
 
 // Excess is by how many bytes they exceed it, negative if they do not. Without a
@@ -33,7 +36,7 @@ func (r *Replica) Over() bool { return r.limit > 0 && r.usage() > r.limit }
 func (r *Replica) Excess() int64 { return r.usage() - r.limit }
 
 func (r *Replica) usage() int64 {
-	n := r.index.Load()
+	n := r.index.Load() - r.bare.Load()*int64(unsafe.Sizeof(entry{}))
 	if r.memory != nil {
 		n += r.memory.Used()
 	}

@@ -61,7 +61,7 @@ var allSettings = []setting{
 		func(s *settings, v string) error { s.Join = list(v); return nil }},
 	{"expect", "1", "controllers that make a new cluster: it is founded once so many have found each other",
 		func(s *settings, v string) (err error) { s.Expect, err = strconv.Atoi(v); return plain(err) }},
-	{"data-dir", "", "directory for the replication log and state; none: a restarted controller is a new member",
+	{"data-dir", "", "directory for log and state; none: a restarted controller is a new member",
 		func(s *settings, v string) error { s.DataDir = v; return nil }},
 	{"sync", "os", "with a data-dir: os survives a killed process, always (fsync) a power failure too",
 		func(s *settings, v string) error { s.Sync = v; return nil }},

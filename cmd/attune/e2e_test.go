@@ -52,8 +52,8 @@ func TestServeRefusals(t *testing.T) {
 		args []string
 		want string // pattern
 	}{
-		{"disk of a level without", []string{"--consistency", "causal", "--data-dir", dir},
-			`^attune: --data-dir: causal keeps nothing on disk in this version: choose linearizable or sequential, .*`},
+		{"disk of a controller alone", []string{"--consistency", "causal", "--data-dir", dir},
+			`^attune: --data-dir: a controller alone keeps nothing on disk: .*`},
 		{"peer address in use", []string{"--expect", "2", "--gossip", "127.0.0.1:0", "--peer", busy.Addr().String()},
 			`^attune: store: .*address already in use; .*--peer`},
 		{"address in use", []string{"--listen", busy.Addr().String()},

@@ -211,11 +211,16 @@ func TestStartupAndStop(t *testing.T) {
 }
 
 // With DATA a cluster that was stopped comes back with what it had; without, it is
-// a new one.
+// a new one. The levels that agree on an order can take over each other's data.
 func TestStartupKeepsData(t *testing.T) {
 	dir, ports := clone(t), freePorts(t, 3)
-	get := func() string {
-		out, _, _ := run(t, "", "cli", "--server", ports.listen(2), "get", "k")
+	get := func(want string) (out string) {
+		for range 50 { // at some levels the last controller hears of it a little later
+			if out, _, _ = run(t, "", "cli", "--server", ports.listen(2), "get", "k"); out == want {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
 		return out
 	}
 	for i, start := range []struct {
@@ -226,12 +231,15 @@ func TestStartupKeepsData(t *testing.T) {
 		{[]string{"DATA=data"}, "linearizable", ""},
 		{[]string{"DATA=data", "CONSISTENCY=sequential"}, "sequential", "kept\n"},
 		{nil, "linearizable", ""},
+		{[]string{"DATA=other", "CONSISTENCY=eventual"}, "eventual", ""},
+		{[]string{"DATA=other", "CONSISTENCY=eventual"}, "eventual", "kept\n"},
+		{[]string{"CONSISTENCY=causal"}, "causal", ""},
 	} {
 		out := started(t, dir, append(ports.environ(), start.environ...)...)
 		if !strings.Contains(out, start.level+", as n1 sees it: ok") {
 			t.Errorf("start %d: want level %s, have\n%s", i, start.level, out)
 		}
-		if have := get(); have != start.holds {
+		if have := get(start.holds); have != start.holds {
 			t.Errorf("start %d with %q: the key holds %q, want %q", i, start.environ, have, start.holds)
 		}
 		if out, errs, code := run(t, "", "cli", "--server", ports.listen(0), "set", "k", "kept"); code != 0 {
@@ -244,6 +252,14 @@ func TestStartupKeepsData(t *testing.T) {
 	kept, _ := filepath.Glob(filepath.Join(dir, "data", "n*", "state-*"))
 	if len(kept) != 3 {
 		t.Errorf("DATA=data has states %q, want one of each controller", kept)
+	}
+	// And one of another engine is left alone.
+	out, code := script(t, dir, "startup.sh", append(ports.environ(), "DATA=data", "CONSISTENCY=eventual")...)
+	if code != 1 || !strings.Contains(out, "n1 did not start") {
+		t.Errorf("eventual in the directory of another engine: exit %d\n%s", code, out)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "data", "n*", "state-*")); !slices.Equal(left, kept) {
+		t.Errorf("it left %q of %q", left, kept)
 	}
 }
 
@@ -284,8 +300,6 @@ func TestStartupAlone(t *testing.T) {
 	for _, refused := range []struct{ environ, why string }{
 		{"BACKEND=redis", "embedded or memcached, not redis"},
 		{"NODES=some", "1 to 99, not some"},
-		{"CONSISTENCY=eventual DATA=data", "nothing on disk"},
-		{"CONSISTENCY=causal DATA=data NODES=1", "nothing on disk"},
 		{"CONSISTENCY=strict NODES=1", `unknown consistency level "strict"`},
 	} {
 		out, code := script(t, dir, "startup.sh", append(ports.environ(), strings.Fields(refused.environ)...)...)
@@ -296,13 +310,14 @@ func TestStartupAlone(t *testing.T) {
 			t.Errorf("%s left behind: %q", refused.environ, left)
 		}
 	}
-	for level, shown := range map[string]string{
-		"eventual": "eventual, as n1 sees it: ok\none controller alone\n",
-		"causal":   "causal, as n1 sees it: ok\none controller alone\n",
+	for environ, shown := range map[string]string{
+		"CONSISTENCY=eventual":           "eventual, as n1 sees it: ok\none controller alone\n",
+		"CONSISTENCY=causal":             "causal, as n1 sees it: ok\none controller alone\n",
+		"CONSISTENCY=eventual DATA=data": "eventual, as n1 sees it: ok\nchanges made here ",
 	} {
-		out := started(t, dir, append(ports.environ(), "NODES=1", "CONSISTENCY="+level)...)
+		out := started(t, dir, append(append(ports.environ(), "NODES=1"), strings.Fields(environ)...)...)
 		if !strings.Contains(out, shown) || strings.Contains(out, "another controller") {
-			t.Errorf("startup.sh of one controller prints\n%s", out)
+			t.Errorf("startup.sh of one controller with %s prints\n%s", environ, out)
 		}
 		if out, code := script(t, dir, "stop.sh"); code != 0 || out != "n1 stopped\n" {
 			t.Errorf("stop.sh: exit %d, %q", code, out)

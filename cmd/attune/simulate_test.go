@@ -81,6 +81,17 @@ func TestSimulatePrintsATable(t *testing.T) {
 	}
 }
 
+// TestSimulateTellsDisagreement: scripts go by the exit status.
+func TestSimulateTellsDisagreement(t *testing.T) {
+	out, err := simulate(t, "--nodes", "4", "--writes", "50", "--rate", "50", "--partition", "5s", "--limit", "1ms")
+	if code := exitCode(0); !errors.As(err, &code) || code != 1 {
+		t.Errorf("error %v, want exit status 1", err)
+	}
+	if !strings.Contains(out, "never") {
+		t.Errorf("the table does not say so:\n%s", out)
+	}
+}
+
 func TestSimulateRefuses(t *testing.T) {
 	for _, args := range []string{
 		"--nodes 0", "--nodes 3 --writes 0", "--level linearizable", "--rate fast", "--loss 101%", "--loss -1", "--writers 7 --nodes 3", "--churn 1/s --nodes 2",

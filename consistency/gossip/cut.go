@@ -524,6 +524,6 @@ func (c *cutter) adopt(now time.Duration) {
 		}
 		return
 	}
-	k.replica.SetCollected(v.cut)
+	k.collected(v.cut)
 	c.pass(now)
 }

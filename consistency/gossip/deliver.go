@@ -66,6 +66,9 @@ func (h *held) count() (n int) {
 
 // updates takes an UPDATES frame.
 func (k *core) updates(from uint64, body []byte) {
+	if k.peers[from] == nil {
+		return
+	}
 	r := reader{b: body}
 	flags := r.u8()
 	now := k.clock.mono()

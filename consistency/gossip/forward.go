@@ -265,10 +265,17 @@ func parseForward(body []byte) (f *forwarded, ok bool) {
 // frame takes what a member sent, to any part of the engine.
 func (h *homes) frame(from uint64, kind byte, body []byte) {
 	switch kind {
-	case frameForward:
-		h.forward(from, body)
-	case frameAnswer:
-		h.answered(from, body)
+	case frameForward, frameAnswer:
+		h.k.mu.Lock()
+		drops := h.k.cut.drops(from, kind)
+		h.k.mu.Unlock()
+		switch {
+		case drops:
+		case kind == frameForward:
+			h.forward(from, body)
+		default:
+			h.answered(from, body)
+		}
 	default:
 		h.k.frame(from, kind, body)
 		h.progress()

@@ -123,6 +123,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	e.clock = newClock(id, start.UnixMilli(), mono)
 	k := newCore(id, e.o.Causal, e.replica, e.clock, e, e.log)
 	k.maxSkew, k.synced, k.acks.want = e.o.MaxSkew, founded, e.o.WriteAcks
+	k.cut.maxAge = e.o.TombstoneMaxAge
 	e.stage = repair.NewStager(e.replica, e.log)
 	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.others, e.log)
 	if !e.replica.Immediate() {
@@ -436,6 +437,8 @@ func (e *Engine) Health() error {
 		return errors.New("taking over the data of the cluster")
 	case e.core.skewed.Load():
 		return errSkewed
+	case e.core.cut.lagging():
+		return errors.New("was away, and others have forgotten what this controller has not heard of: catching up")
 	}
 	return nil
 }

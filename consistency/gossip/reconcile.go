@@ -35,6 +35,12 @@ import (
 // the source had at the end, each has all its causes, and so has their union. If
 // updates between are missing, the difference to what is kept aside is taken, which
 // is smaller, and so on.
+//
+//	reconcile.go          when to pull, and from whom; what to ask next
+//	reconcile_serve.go    the source's side
+//	reconcile_compare.go  from cells and lists to what is wanted
+//	reconcile_install.go  records, and the end of a pull
+//	reconcile_wire.go     frames and records
 const (
 	firstCells = 32
 	// wantKeys is how many records are asked for at once.
@@ -65,7 +71,7 @@ var (
 	errBarred     = errors.New("the controllers are agreeing on what to forget, and the other one takes no part in that")
 	errPeerGone   = errors.New("the other controller went away")
 	errPeerSilent = errors.New("the other controller does not answer")
-	errPeerBusy   = errors.New("the other controller is busy with others that are behind")
+	errPeerBusy   = errors.New("the other controller cannot pass its data on now: it serves others that are behind, or is behind itself")
 	errPeerFrame  = errors.New("the other controller answers what this version cannot read")
 	errPeerAhead  = errors.New("the other controller is written to faster than it can be followed")
 )

@@ -142,10 +142,10 @@ func (r *reconciler) succeed(now time.Duration) {
 	k.repaired += uint64(p.applied)
 	if r.backoff = min(max(2*r.backoff, idleEvery), calmMost); p.moved || p.applied > 0 {
 		r.backoff = 0
+		k.log.Info("took over what another controller has", zap.Uint64("peer", p.from), zap.Int("differing", p.differing),
+			zap.Int("records", p.applied), zap.Duration("in", r.took))
 	}
 	r.calm = now + r.backoff
-	k.log.Info("took over what another controller has", zap.Uint64("peer", p.from), zap.Int("differing", p.differing),
-		zap.Int("records", p.applied), zap.Duration("in", r.took))
 	if p.done != nil {
 		p.done(nil)
 	}
@@ -167,7 +167,10 @@ func (r *reconciler) reached(between []heldUpdate, now time.Duration) {
 		k.advance(k.reach(u.origin), u.seq, now)
 		k.ring.add(u.update)
 	}
-	k.replica.SetCollected(p.cut)
+	if p.cut > k.replica.Collected() {
+		k.collected(p.cut)
+	}
+	k.installed()
 	k.release(now)
 	k.world.stir()
 }

@@ -68,12 +68,17 @@ func (k *core) walk(p part, fn func(it sketch.Item)) (looked int) {
 	return looked
 }
 
-// vector is how far this member is, by origin.
-func (k *core) vector() []dependency {
+// vector is how far this member is, by origin; or as far as it may tell, so that
+// others count on it.
+func (k *core) vector(tells bool) []dependency {
 	v := make([]dependency, 0, len(k.vv))
 	for o, p := range k.vv {
-		if p.seq != 0 {
-			v = append(v, dependency{o, p.seq})
+		seq := p.seq
+		if tells {
+			seq = p.told
+		}
+		if seq != 0 {
+			v = append(v, dependency{o, seq})
 		}
 	}
 	slices.SortFunc(v, func(a, b dependency) int { return cmp.Compare(a.origin, b.origin) })
@@ -95,14 +100,17 @@ func (r *reconciler) serve(from uint64, kind byte, body []byte, now time.Duratio
 	}
 	a := answer{session: q.session, number: q.number, floor: k.replica.Floor(), cut: k.replica.Collected()}
 	// Who takes over a causal cluster's data has of that some of each moment, until
-	// it has all: it must not pass that on.
-	if !r.admit(q.session, now) || k.causal && !k.synced {
+	// it has all; and who was away may have what is dead. Neither must pass that on.
+	if !r.admit(q.session, now) || k.causal && !k.synced || k.cut.lagging() {
 		a.flags = isBusy
 		r.send(from, to, a.append(nil))
 		return
 	}
 	if q.flags&tellVector != 0 {
-		a.flags, a.vector = hasVector, k.vector()
+		// The records of the moment may be of changes that this member would lose, if
+		// it crashed now. Nobody must count those as known; yet who wants to have what
+		// belongs together waits until they come.
+		a.flags, a.vector = hasVector, k.vector(kind == frameCells)
 	}
 	b := a.append(make([]byte, 0, 4<<10))
 	switch {

@@ -1,9 +1,9 @@
 package gossip
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -57,10 +57,13 @@ func sentOf(s *simNet, kind byte) (n uint64) {
 // TestPullCostsWhatDiffers: the bytes grow with the difference, and not with what is
 // the same.
 func TestPullCostsWhatDiffers(t *testing.T) {
-	const stocked = 100_000
+	stocked, differ := 100_000, []int{0, 1, 10, 1000, 50_000}
+	if raceEnabled {
+		stocked, differ = 10_000, differ[:4]
+	}
 	most := map[int]uint64{0: 0, 1: 2_000, 10: 8_000, 1000: 250_000, 50_000: 5_000_000}
 	levels(t, func(t *testing.T, causal bool) {
-		for _, d := range []int{0, 1, 10, 1000, 50_000} {
+		for _, d := range differ {
 			s := newSimNet(simConfig{seed: 1, nodes: 2, causal: causal})
 			stock(s.nodes, stocked)
 			s.run(time.Second)
@@ -438,15 +441,17 @@ func FuzzReconcileFrames(f *testing.F) {
 	f.Add(byte(0), (&request{kind: frameCells, session: 1, number: 2, parts: 16, first: 3, count: 9, cells: 5}).append(nil))
 	f.Add(byte(2), (&request{kind: frameWant, session: 1, number: 3, keys: []uint64{1, 2}}).append(nil))
 	a := (&answer{session: 7, number: 1, flags: hasVector, floor: 3, cut: 2, vector: []dependency{{1, 2}, {3, 4}}}).append(nil)
+	a = a[:len(a):len(a)] // each gets memory of its own
 	s := newSimNet(simConfig{seed: 1, nodes: 2})
 	stock(s.nodes[:1], 300)
 	s.run(time.Second)
 	f.Add(byte(1), appendCells(a, 300, s.nodes[0].core.sketch.Cells()[:40]))
 	f.Add(byte(1), appendList(a, nil))
-	var record []byte
-	s.nodes[0].replica.Each(0, func(h attune.KeyHash, _ replica.Mark) { record = binary.LittleEndian.AppendUint64(nil, sketchKey(h)) })
-	key := binary.LittleEndian.Uint64(record)
-	record = append(a, 1)
+	var key uint64
+	for i := range replica.Segments {
+		s.nodes[0].replica.Each(i, func(h attune.KeyHash, _ replica.Mark) { key = sketchKey(h) })
+	}
+	record := append(a, 1)
 	s.nodes[0].replica.Fetch(key, nil, func(h replica.Held) { record = appendHeld(record, &h, false) })
 	f.Add(byte(3), record)
 	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
@@ -537,4 +542,47 @@ func TestPullTakesAnotherRound(t *testing.T) {
 		t.Errorf("%d rounds, %d bytes of records in the second, %d pulls", rounds, later, b.core.reconciles)
 	}
 	checkSketches(t, s)
+}
+
+// BenchmarkReconcile is what it takes to find d differing items among n, in bytes,
+// next to a list of all and to a Merkle tree of fanout 16 and 8-byte hashes.
+func BenchmarkReconcile(b *testing.B) {
+	const n = 1_000_000
+	s := newSimNet(simConfig{seed: 1, nodes: 2})
+	stock(s.nodes, n)
+	s.run(time.Second)
+	from, to := s.nodes[0], s.nodes[1]
+	next := 0
+	for _, d := range []int{1, 10, 100, 1000, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("d=%d", d), func(b *testing.B) {
+			var bytes uint64
+			for range b.N {
+				b.StopTimer()
+				s.partition(between(1))
+				for range d {
+					next++
+					from.set(fmt.Sprint("new", next), []byte("new"))
+				}
+				forget(from)
+				s.run(3 * time.Second)
+				s.partition(nil)
+				s.run(1100 * time.Millisecond)
+				was := compared(s)
+				b.StartTimer()
+				to.core.mu.Lock()
+				done := false
+				to.core.rec.sync(to.core.peers[from.id], func(err error) { done = err == nil })
+				to.core.mu.Unlock()
+				if !s.until(time.Minute, time.Millisecond, func() bool { return done }) {
+					b.Fatal("the pull failed")
+				}
+				bytes += compared(s) - was
+			}
+			levels := math.Log(float64(n)/float64(d))/math.Log(16) + 1
+			b.ReportMetric(float64(bytes)/float64(b.N), "wire-B")
+			b.ReportMetric(float64(bytes)/float64(b.N*d), "wire-B/d")
+			b.ReportMetric(float64(n*itemBytes), "list-B")
+			b.ReportMetric(float64(d)*levels*16*8+float64(d*itemBytes), "merkle-B")
+		})
+	}
 }

@@ -355,7 +355,7 @@ func (k *core) stuck(now time.Duration) {
 		again := false
 		for o, seq := range k.past {
 			h := p.vv[o]
-			if o == p.id || h.seq >= seq || now-h.moved < stuckAfter || seq <= k.ring.dropped[o] {
+			if o == p.id || h.seq >= seq || now-h.moved < stuckAfter || h.seq < k.ring.dropped[o] {
 				continue
 			}
 			p.resend[o] = now + relayFor
@@ -421,4 +421,4 @@ func (k *core) join() {
 }
 
 // serves reports whether clients may be answered.
-func (k *core) serves() bool { return k.synced && !k.skewed.Load() }
+func (k *core) serves() bool { return k.synced && !k.skewed.Load() && !k.cut.lagging() }

@@ -33,7 +33,14 @@ type Status struct {
 	Repaired     uint64 // records taken over by all of them
 	ReconcileIn  uint64 // bytes
 	ReconcileOut uint64
-	Cuts         uint64
+	Cuts         uint64 // times that all agreed to forget what is dead
+	Forgotten    uint64 // dead items dropped so
+	Expelled     uint64 // members given up
+	Waits        string // why the dead are not forgotten now; empty: they are
+
+	// Ops that were sent to the homes of their keys, carried out for others, refused
+	// to others, and of unknown outcome.
+	Forwarded, Served, Refused, Unknown uint64
 }
 
 // PeerStatus is another member as this one sees it.
@@ -52,6 +59,7 @@ type PeerStatus struct {
 // Status tells how this member and the others are.
 func (e *Engine) Status() Status {
 	k := e.core
+	homes := e.homes.counters()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.clock.mono()
@@ -61,7 +69,10 @@ func (e *Engine) Status() Status {
 		Skew: k.skew, Sent: k.sent, Received: k.received, Applied: k.applied, Duplicates: k.duplicates,
 		Resent: k.resent, HeldBack: k.heldBack, Overflowed: k.overflowed, TooFar: k.tooFar,
 		Reconciles: k.reconciles, Differing: k.differing, Repaired: k.repaired,
+		ReconcileIn: k.rec.in, ReconcileOut: k.rec.out,
+		Cuts: k.cut.cuts, Forgotten: k.cut.cutCounters.collected, Expelled: k.cut.expulsions, Waits: k.cut.waits,
 	}
+	st.Forwarded, st.Served, st.Refused, st.Unknown = homes.forwarded, homes.served, homes.refused, homes.unknown
 	if c := k.replica.Collected(); c != 0 {
 		st.Collected = time.UnixMilli(millis(c))
 	}

@@ -1,0 +1,208 @@
+package faults
+
+import (
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/internal/attunetest/history"
+)
+
+// At the causal and eventual levels every controller answers for itself, cut off
+// or not, and what they hold becomes the same when they hear each other. So the
+// rows of these levels ask for three things: that no controller stops answering,
+// that what clients saw is allowed meanwhile, and that all soon agree on the right
+// thing afterwards.
+
+// settling is how long controllers may disagree once nothing is written any more
+// and the network is whole.
+const settling = 5 * time.Second * slack
+
+// unsaid is how long what a controller acknowledged may have been told to nobody.
+// Much less is usual, but a machine may be busy.
+const unsaid = time.Second
+
+// loss is the end of a controller that had what it was told only in memory.
+type loss struct {
+	node string
+	at   int64
+	disk bool // it had a journal, and lost what it acknowledged to nobody yet
+}
+
+func leaderless(level string) bool { return level == causal || level == eventual }
+
+// lose kills a controller without a disk. What it said last, it may have said to
+// its clients alone.
+func (s *stage) lose(n *attunetest.Controller) {
+	s.t.Helper()
+	n.Kill()
+	s.losses = append(s.losses, loss{node: n.Name, at: s.rec.Now()})
+}
+
+// mayLose reports whether what an event wrote or read may have gone with a
+// controller that was killed. One with a journal keeps what it acknowledged, but
+// shows what it is about to.
+func (s *stage) mayLose(e history.Event) bool {
+	return slices.ContainsFunc(s.losses, func(l loss) bool {
+		return e.Node == l.node && e.Return <= l.at && e.Return > l.at-int64(unsaid) && (!l.disk || e.Op.Kind == history.Get)
+	})
+}
+
+// judge waits until the controllers agree, and has the checkers of the level judge
+// h, and what they agree on. It returns those of the unique sets that must be
+// there.
+func (s *stage) judge(sc scenario, h, unique history.History) history.History {
+	s.t.Helper()
+	report := func(err error) {
+		if err != nil {
+			s.t.Error(err)
+		}
+	}
+	rules := sc.rules
+	rules.MayLose = s.mayLose
+	s.agree(unique.Keys())
+	sv := s.agree(h.Keys())
+	switch sc.Level {
+	case causal:
+		report(history.Causal(h, rules))
+		if sc.chains {
+			report(history.Chains(h))
+		}
+	case eventual:
+		report(history.Eventual(h, rules))
+	}
+	report(history.Converged(h, sv, rules))
+	return slices.DeleteFunc(unique, s.mayLose)
+}
+
+// agree waits until all controllers that are ready answer alike for keys, and
+// returns what they answer.
+func (s *stage) agree(keys []string) (sv history.Survey) {
+	s.t.Helper()
+	var ready []history.Target
+	for _, n := range s.Nodes {
+		if n.Ready() == nil {
+			ready = append(ready, target(n))
+		}
+	}
+	if len(ready) != len(s.Nodes) {
+		s.t.Errorf("%d of %d controllers are ready", len(ready), len(s.Nodes))
+	}
+	var err error
+	began := time.Now()
+	for time.Since(began) < attunetest.Patience {
+		if sv, err = s.recorder().Survey(ready, keys); err == nil {
+			err = sv.Agree()
+		}
+		if err == nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	took := time.Since(began).Round(time.Millisecond)
+	if err != nil {
+		s.t.Errorf("not within %v: %v", took, err)
+		s.describe()
+		return sv
+	}
+	s.t.Logf("%d controllers agree on %d keys after %v", len(ready), len(keys), took)
+	if took > settling {
+		s.t.Errorf("that is more than %v", settling)
+	}
+	return sv
+}
+
+// recorder is the one of the run, or one that nobody else has.
+func (s *stage) recorder() *history.Recorder {
+	if s.rec == nil {
+		s.rec = &history.Recorder{}
+		s.rec.Begin()
+	}
+	return s.rec
+}
+
+// describe logs what the controllers know of each other.
+func (s *stage) describe() {
+	for _, n := range s.Nodes {
+		stats, err := n.Stats("attune")
+		s.t.Logf("%s: %v %v", n.Name, stats, err)
+	}
+}
+
+// answering checks that from one moment to another no controller let its clients
+// wait for longer than most, with commands that it needs nobody else for.
+func (s *stage) answering(h history.History, from, to int64, most time.Duration) {
+	s.t.Helper()
+	for _, n := range s.Nodes {
+		gap, at := h.Gap(from, to, func(e history.Event) bool {
+			return e.Node == n.Name && (e.Op.Kind == history.Set || e.Op.Kind == history.Delete)
+		})
+		s.t.Logf("%s answered no write for %v at most", n.Name, gap.Round(time.Millisecond))
+		if gap > most {
+			s.t.Errorf("%s answered no write for %v since %s; at most %v is allowed", n.Name, gap, s.rec.Time(at).Format("15:04:05.000"), most)
+		}
+	}
+}
+
+// acquainted is how long controllers may take, after all are ready, to know that of
+// each other: from then on they agree on who decides what.
+const acquainted = 3 * time.Second
+
+// busy is how long a controller may take for what it needs nobody else for, on a
+// machine that has much else to do.
+const busy = time.Second * slack
+
+// spread waits until n has values.
+func (s *stage) spread(n *attunetest.Controller, values map[string]string) {
+	s.t.Helper()
+	keys := make([]string, 0, len(values))
+	for key := range values {
+		keys = append(keys, key)
+	}
+	attunetest.Eventually(s.t, n.Name+" has what another was given", func() bool {
+		read, err := history.ReadAll(target(n), keys)
+		for key, value := range values {
+			if out := read[key]; value == "" && out.Status != history.Miss || value != "" && out.Value != value {
+				return false
+			}
+		}
+		return err == nil
+	})
+}
+
+// say sends lines to a controller and returns the first line of the answer, for
+// what package history has no words for.
+func (s *stage) say(n *attunetest.Controller, lines ...string) string {
+	s.t.Helper()
+	c, err := net.Dial("tcp", n.Listen)
+	if err != nil {
+		s.t.Error(err)
+		return ""
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(attunetest.Patience))
+	if _, err := io.WriteString(c, strings.Join(lines, "\r\n")+"\r\n"); err != nil {
+		s.t.Error(err)
+		return ""
+	}
+	var answer []byte
+	for b := make([]byte, 1); ; {
+		if _, err := c.Read(b); err != nil {
+			s.t.Error(err)
+			return ""
+		}
+		if b[0] == '\n' {
+			return strings.TrimSpace(string(answer))
+		}
+		answer = append(answer, b[0])
+	}
+}
+
+// eachReplica runs a row at the levels that need no leader.
+func eachReplica(t *testing.T, f func(t *testing.T, level string)) {
+	levels(t, f, causal, eventual)
+}
