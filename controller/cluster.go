@@ -134,6 +134,9 @@ func gossipStats(st consistency.GossipStatus, emit func(string, any)) {
 	emit("behind", behind)
 	emit("tombstones", st.Tombstones)
 	emit("collected_to", orNever(st.Collected))
+	if st.Waits != "" {
+		emit("collection_waits", st.Waits)
+	}
 	emit("clock_skew_ms", st.Skew.Milliseconds())
 	emit("ring_bytes", st.RingBytes)
 	emit("held_back", st.Held)
@@ -149,6 +152,12 @@ func gossipStats(st consistency.GossipStatus, emit func(string, any)) {
 	emit("reconcile_differing", st.Differing)
 	emit("reconcile_repaired", st.Repaired)
 	emit("cuts", st.Cuts)
+	emit("collected", st.Forgotten)
+	emit("expelled", st.Expelled)
+	emit("forwarded", st.Forwarded)
+	emit("forwarded_here", st.Served)
+	emit("forwards_refused", st.Refused)
+	emit("forwards_unknown", st.Unknown)
 }
 
 func orNever(t time.Time) string {

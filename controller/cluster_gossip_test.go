@@ -95,6 +95,21 @@ func TestGossipClusterIsShown(t *testing.T) {
 				}
 			}
 
+			// Commands that look first are decided by the homes of their keys.
+			for i := range 60 {
+				c.ask(fmt.Sprintf("add %d 0 0 1\r\nv\r\n", i), "STORED\r\n")
+			}
+			forwarded := func(n *Node, what string) float64 {
+				return sample(t, metrics(t, n), "attune_gossip_forwarded_total", what).GetCounter().GetValue()
+			}
+			sent := forwarded(nodes[0], "sent")
+			if decided := forwarded(nodes[1], "decided") + forwarded(nodes[2], "decided"); sent < 10 || sent > 55 || sent != decided {
+				t.Errorf("of 60 commands %v were sent to their homes, and %v decided there", sent, decided)
+			}
+			if unknown := forwarded(nodes[0], "unknown"); unknown != 0 {
+				t.Errorf("%v commands got no answer", unknown)
+			}
+
 			settings := c.stats("settings")
 			if settings["write_acks"] != "1" || settings["max_skew"] != "1m0s" || settings["tombstone_max_age"] != "24h0m0s" || settings["expect"] != "3" {
 				t.Errorf("%v", settings)
@@ -160,6 +175,10 @@ func TestWriteAcks(t *testing.T) {
 		t.Errorf("it took %v, op-timeout is 1s", took)
 	}
 	c.ask("get k\r\n", "VALUE k 0 1\r\n3\r\nEND\r\n")
+	c.ask("delete k noreply\r\nget k\r\n", "END\r\n")
+	attunetest.Eventually(t, "what died is kept for those who are away", func() bool {
+		return strings.HasSuffix(c.stats("attune")["collection_waits"], " is away")
+	})
 	if code, _ := httpGet(t, nodes[0], "/readyz"); code != 200 {
 		t.Errorf("/readyz: %d: it serves its level", code)
 	}

@@ -41,6 +41,9 @@ var (
 	reconcileBytesDesc = prometheus.NewDesc("attune_gossip_reconcile_bytes_total", "Bytes of reconciliation.", []string{"direction"}, nil)
 
 	cutsDesc      = prometheus.NewDesc("attune_gossip_cuts_total", "Times that all members agreed to forget what is dead.", nil, nil)
+	forgottenDesc = prometheus.NewDesc("attune_gossip_forgotten_total", "Dead items that were forgotten.", nil, nil)
+	expelledDesc  = prometheus.NewDesc("attune_gossip_expelled_total", "Absent members that the others ceased to wait for.", nil, nil)
+	homeDesc      = prometheus.NewDesc("attune_gossip_forwarded_total", "Commands that the home of their key decides: sent there, decided here for others, refused to others, or sent and without an answer.", []string{"what"}, nil)
 	aliveDesc     = prometheus.NewDesc("attune_member_up", "1 if a member is alive, as gossip has it.", []string{"member"}, nil)
 	peerBytesDesc = prometheus.NewDesc("attune_peer_bytes_total", "Bytes exchanged with other controllers.", []string{"class", "direction"}, nil)
 	peerDropDesc  = prometheus.NewDesc("attune_peer_dropped_total", "Frames to other controllers that were dropped.", []string{"class"}, nil)
@@ -118,6 +121,12 @@ func collectGossip(st consistency.GossipStatus, count, gauge func(d *prometheus.
 	count(reconcileBytesDesc, float64(st.ReconcileIn), "in")
 	count(reconcileBytesDesc, float64(st.ReconcileOut), "out")
 	count(cutsDesc, float64(st.Cuts))
+	count(forgottenDesc, float64(st.Forgotten))
+	count(expelledDesc, float64(st.Expelled))
+	count(homeDesc, float64(st.Forwarded), "sent")
+	count(homeDesc, float64(st.Served), "decided")
+	count(homeDesc, float64(st.Refused), "refused")
+	count(homeDesc, float64(st.Unknown), "unknown")
 }
 
 func collectOrdered(st consistency.Status, count, gauge func(d *prometheus.Desc, v float64, labels ...string)) {

@@ -93,7 +93,7 @@ func (s *stage) agree(keys []string) (sv history.Survey) {
 		s.t.Errorf("%d of %d controllers are ready", len(ready), len(s.Nodes))
 	}
 	var err error
-	began := time.Now()
+	began, described := time.Now(), false
 	for time.Since(began) < attunetest.Patience {
 		if sv, err = s.recorder().Survey(ready, keys); err == nil {
 			err = sv.Agree()
@@ -101,12 +101,15 @@ func (s *stage) agree(keys []string) (sv history.Survey) {
 		if err == nil {
 			break
 		}
+		if !described && time.Since(began) > settling {
+			described = true
+			s.describe() // who waits for what
+		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	took := time.Since(began).Round(time.Millisecond)
 	if err != nil {
 		s.t.Errorf("not within %v: %v", took, err)
-		s.describe()
 		return sv
 	}
 	s.t.Logf("%d controllers agree on %d keys after %v", len(ready), len(keys), took)

@@ -70,9 +70,13 @@ func show(ctx context.Context, out io.Writer, servers []string) error {
 		return err
 	}
 	if stats["origin"] != "" {
-		fmt.Fprintf(out, "changes made here %s, taken from others %s, held back %s; requests waiting for write-acks %s\ndead items remembered %s, forgotten up to %s; reconciliations %s, keys that differed in the last %s\n\n",
+		waits := ""
+		if why := stats["collection_waits"]; why != "" {
+			waits = " (waits: " + why + ")"
+		}
+		fmt.Fprintf(out, "changes made here %s, taken from others %s, held back %s; requests waiting for write-acks %s\ndead items remembered %s, forgotten up to %s%s; reconciliations %s, keys that differed in the last %s\n\n",
 			stats["changes"], stats["changes_applied"], stats["held_back"], stats["waiting_for_acks"],
-			stats["tombstones"], stats["collected_to"], stats["reconciles"], stats["reconcile_differing"])
+			stats["tombstones"], stats["collected_to"], waits, stats["reconciles"], stats["reconcile_differing"])
 		return table(out, "NAME\tSTATE\tCOPY\tCLIENTS\tADMIN\tLACKS\tAHEAD\tCLOCK", members)
 	}
 	fmt.Fprintf(out, "leader %s, term %s, log committed to %s, applied to %s; requests pending %s, completed %s\n\n",

@@ -65,13 +65,14 @@ type core struct {
 	acks  acks
 	disk  disk
 
-	past     map[uint64]uint64 // vv a while ago, and when that was
-	pastAt   time.Duration
-	flushed  uint64         // the ring's end then
-	digested time.Duration  // when the last digest went out
-	synced   bool           // it has what another member had, or founded the cluster
-	newest   attune.Version // ever applied here, of others
-	skew     time.Duration  // the median of all clocks, seen from this one
+	past      map[uint64]uint64 // vv a while ago, and when that was
+	pastAt    time.Duration
+	flushed   uint64         // the ring's end then
+	toldReady bool           // in the last digests
+	digested  time.Duration  // when the last digest went out
+	synced    bool           // it has what another member had, or founded the cluster
+	newest    attune.Version // ever applied here, of others
+	skew      time.Duration  // the median of all clocks, seen from this one
 	counters
 }
 
@@ -208,6 +209,7 @@ func (k *core) flushAll(now int64) {
 func (k *core) raiseFloor(v attune.Version) {
 	if v > k.replica.Floor() {
 		k.replica.Flush(v)
+		k.noteVersion(recordFloor, v)
 		k.resketch()
 	}
 }

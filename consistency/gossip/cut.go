@@ -177,6 +177,8 @@ func (c *cutter) bars(id uint64) bool { return c.vow != nil && !c.vow.takesPart(
 // may ask, and not tell.
 func (c *cutter) drops(from uint64, kind byte) bool {
 	asks := kind == frameCells || kind == frameWant || kind == frameFull
+	// A digest changes nothing here, and who is not heard of is sent nothing.
+	asks = asks || kind == frameDigest
 	return !asks && c.bars(from)
 }
 
@@ -194,7 +196,7 @@ func (c *cutter) tick(now time.Duration) {
 	if c.behind {
 		c.catchUp(now)
 	}
-	if v := c.vow; v != nil && now-v.heard > vowFor {
+	if v := c.vow; v != nil && (now-v.heard > vowFor || c.gone(v.coordinator)) {
 		c.release()
 	}
 	c.answer(now)
@@ -205,6 +207,12 @@ func (c *cutter) tick(now time.Duration) {
 		c.due = now + c.interval()
 		c.begin(now)
 	}
+}
+
+// gone reports whether nobody will go on with what a member coordinates.
+func (c *cutter) gone(id uint64) bool {
+	p := c.k.peers[id]
+	return id != c.k.id && (p == nil || !p.alive)
 }
 
 func (c *cutter) interval() time.Duration {

@@ -13,7 +13,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency/codec"
 	"github.com/attunekv/attune/consistency/gossip/journal"
+	"github.com/attunekv/attune/replica"
 )
 
 // With a data-dir, a member is the same origin after a restart, with all that it had.
@@ -30,8 +32,11 @@ const (
 	// or as much as there is state.
 	stateAfter = 64 << 20
 	// Kinds of records in the journal.
-	recordUpdate byte = 0 // and an update, its origin and seq given
-	recordCut    byte = 1 // and a version: what is dead up to it is forgotten
+	recordUpdate byte = iota // and an update, its origin and seq given
+	recordCut                // and a version: what is dead up to it is forgotten
+	recordFloor              // and a version: what is older is flushed
+	recordHeld               // and what a member had of a key: see appendHeld
+	recordVector             // and dependencies: everything of these is here now
 )
 
 var (
@@ -45,11 +50,8 @@ type disk struct {
 	limit   int64 // of the clock: see journal.Bound. Guarded by core.mu, as what follows
 	// safe is the position in the ring up to which everything is in the journal.
 	safe uint64
-	// stale says that what is here is not in the journal: it was taken over from
-	// another member as a whole. Until a new state is written, digests tell nothing
-	// new.
-	stale bool
-	extra [][]byte // records that belong behind what is in the ring by now
+	// extra are records besides what is in the ring.
+	extra []extra
 
 	buf    []byte // of persist alone, as the rest
 	ends   []int
@@ -57,6 +59,12 @@ type disk struct {
 	seqs   []dependency
 	saving sync.Mutex // held while a state is written
 	size   int64      // of the newest
+}
+
+// extra is a record that belongs before what is at a position of the ring.
+type extra struct {
+	pos    uint64
+	record []byte
 }
 
 // durable says that changes wait for the journal.
@@ -70,20 +78,34 @@ func (k *core) sendable() uint64 {
 	return k.ring.next()
 }
 
-// collected notes that all members agreed to forget what is dead up to c.
-func (k *core) collected(c attune.Version) {
-	k.replica.SetCollected(c)
+// note has a record written behind what is in the ring by now.
+func (k *core) note(kind byte, fill func([]byte) []byte) {
 	if k.durable() {
-		k.disk.extra = append(k.disk.extra, binary.LittleEndian.AppendUint64([]byte{recordCut}, uint64(c)))
+		k.disk.extra = append(k.disk.extra, extra{k.ring.next(), fill([]byte{kind})})
+		k.world.stir()
 	}
 }
 
-// installed notes that this member has taken over more than single changes.
-func (k *core) installed() {
-	if k.durable() {
-		k.disk.stale = true
-		k.world.stir()
-	}
+func (k *core) noteVersion(kind byte, v attune.Version) {
+	k.note(kind, func(b []byte) []byte { return binary.LittleEndian.AppendUint64(b, uint64(v)) })
+}
+
+// noteHeld is for a change that did not come as an update.
+func (k *core) noteHeld(c *attune.Change) {
+	k.note(recordHeld, func(b []byte) []byte {
+		return appendHeld(b, &replica.Held{Key: c.Key, Item: c.Item, Mark: markOf(c)}, false)
+	})
+}
+
+// noteVector is for updates that did not come, as all that they did is here.
+func (k *core) noteVector(deps []dependency) {
+	k.note(recordVector, func(b []byte) []byte { return appendDeps(b, deps) })
+}
+
+// collected notes that all members agreed to forget what is dead up to c.
+func (k *core) collected(c attune.Version) {
+	k.replica.SetCollected(c)
+	k.noteVersion(recordCut, c)
 }
 
 // persist brings to the journal what it does not have yet. It is called by one
@@ -93,25 +115,30 @@ func (k *core) persist() error {
 	k.mu.Lock()
 	next := k.ring.next()
 	d.buf, d.ends, d.recs, d.seqs = d.buf[:0], d.ends[:0], d.recs[:0], d.seqs[:0]
-	for pos := d.safe; pos < next; pos++ {
+	more := d.extra
+	for pos := d.safe; ; pos++ {
+		for ; len(more) > 0 && more[0].pos <= pos; more = more[1:] {
+			d.buf = append(d.buf, more[0].record...)
+			d.ends = append(d.ends, len(d.buf))
+		}
+		if pos == next {
+			break
+		}
 		d.buf = appendUpdate(append(d.buf, recordUpdate), nil, k.ring.at(pos))
 		d.ends = append(d.ends, len(d.buf))
 	}
-	extra := d.extra
 	d.extra = nil
 	for _, p := range k.vv {
 		if p.told != p.seq {
 			d.seqs = append(d.seqs, dependency{p.origin, p.seq})
 		}
 	}
-	stale := d.stale
 	k.mu.Unlock()
 	from := 0
 	for _, end := range d.ends {
 		d.recs = append(d.recs, d.buf[from:end])
 		from = end
 	}
-	d.recs = append(d.recs, extra...)
 	if len(d.recs) > 0 {
 		if err := d.journal.Append(d.recs); err != nil {
 			return err
@@ -123,9 +150,7 @@ func (k *core) persist() error {
 	k.mu.Lock()
 	d.safe, k.ring.keep = next, next
 	for _, s := range d.seqs {
-		if !stale && !d.stale || s.origin == k.id {
-			k.tellOf(k.reach(s.origin), s.seq)
-		}
+		k.tellOf(k.reach(s.origin), s.seq)
 	}
 	k.acks.heard(k)
 	k.mu.Unlock()
@@ -151,13 +176,10 @@ func (k *core) renew() error {
 	return nil
 }
 
-// save writes a state if the journal has grown enough, or has to have one.
+// save writes a state if the journal has grown enough.
 func (k *core) save(ctx context.Context) error {
 	d := &k.disk
-	k.mu.Lock()
-	stale := d.stale
-	k.mu.Unlock()
-	if !stale && d.journal.Size() < max(stateAfter, d.size) || !d.saving.TryLock() {
+	if d.journal.Size() < max(stateAfter, d.size) || !d.saving.TryLock() {
 		return nil
 	}
 	defer d.saving.Unlock()
@@ -170,11 +192,6 @@ func (k *core) save(ctx context.Context) error {
 	defer cut.Close()
 	at := d.journal.Mark()
 	head := k.stateHead()
-	var told []dependency
-	for _, p := range k.vv {
-		told = append(told, dependency{p.origin, p.seq})
-	}
-	d.stale = false
 	k.mu.Unlock()
 	var size int64
 	err = d.journal.Checkpoint(at, func(w io.Writer) error {
@@ -198,19 +215,10 @@ func (k *core) save(ctx context.Context) error {
 		// overwritten it must be in the journal before this state counts.
 		return k.journaled(ctx)
 	})
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err != nil {
-		d.stale = d.stale || stale
-		return err
+	if err == nil {
+		d.size = size
 	}
-	d.size = size
-	for _, e := range told {
-		if p := k.reach(e.origin); e.seq > p.told {
-			k.tellOf(p, e.seq)
-		}
-	}
-	return nil
+	return err
 }
 
 // journaled returns when everything that is here now is in the journal.
@@ -240,12 +248,11 @@ const stateFormat = 1
 func (k *core) stateHead() []byte {
 	b := append([]byte(nil), stateFormat)
 	b = binary.LittleEndian.AppendUint64(b, uint64(k.replica.Collected()))
-	b = binary.AppendUvarint(b, uint64(len(k.vv)))
+	deps := make([]dependency, 0, len(k.vv))
 	for _, p := range k.vv {
-		b = binary.LittleEndian.AppendUint64(b, p.origin)
-		b = binary.AppendUvarint(b, p.seq)
+		deps = append(deps, dependency{p.origin, p.seq})
 	}
-	return b
+	return appendDeps(b, deps)
 }
 
 // load takes over what the journal has. It is called before anything else.
@@ -296,6 +303,7 @@ func (k *core) load(ctx context.Context) error {
 		k.tellOf(p, p.seq)
 	}
 	d.safe, k.ring.keep = k.ring.next(), k.ring.next()
+	d.extra = nil // it was all read there
 	k.resketch()
 	k.clock.observe(versionAt(d.journal.Bound() + 1))
 	k.log.Info("took the state from disk", zap.Int("items", k.replica.Len()), zap.Uint64("changes", k.own.seq))
@@ -304,23 +312,43 @@ func (k *core) load(ctx context.Context) error {
 
 // replay applies a record of the journal.
 func (k *core) replay(record []byte) error {
-	if len(record) == 9 && record[0] == recordCut {
-		k.replica.SetCollected(attune.Version(binary.LittleEndian.Uint64(record[1:])))
-		return nil
-	}
-	if len(record) == 0 || record[0] != recordUpdate {
+	if len(record) == 0 {
 		return errState
 	}
 	r := reader{b: bytes.Clone(record[1:])} // it is kept
-	u, _, rec, ok := r.next(&update{}, nil)
-	if !ok || len(r.b) > 0 {
+	switch record[0] {
+	case recordUpdate:
+		u, _, rec, ok := r.next(&update{}, nil)
+		if !ok {
+			return errState
+		}
+		k.apply(&rec)
+		if p := k.reach(u.origin); u.seq > p.seq {
+			k.advance(p, u.seq, 0)
+			k.ring.add(u)
+		}
+	case recordCut:
+		k.replica.SetCollected(attune.Version(r.u64()))
+	case recordFloor:
+		k.raiseFloor(attune.Version(r.u64()))
+	case recordHeld:
+		c, ok := r.held()
+		if !ok {
+			return errState
+		}
+		k.apply(&codec.Record{Version: c.Item.Version, Change: c})
+	case recordVector:
+		for range r.count(9) {
+			if p, seq := k.reach(r.u64()), r.uvarint(); seq > p.seq {
+				k.advance(p, seq, 0)
+				k.ring.dropped[p.origin] = seq
+			}
+		}
+	default:
 		return errState
 	}
-	p := k.reach(u.origin)
-	k.apply(&rec)
-	if u.seq > p.seq {
-		k.advance(p, u.seq, 0)
-		k.ring.add(u)
+	if !r.end() {
+		return errState
 	}
 	return nil
 }

@@ -84,6 +84,7 @@ func (r *reconciler) merge(c *attune.Change) bool {
 	was, is, applied, _ := k.replica.Merge(c, false) // bytes that do not fit are fetched when asked for
 	if applied {
 		k.sketched(c.Key.Hash, was, is)
+		k.noteHeld(c)
 		k.remote(*c)
 	}
 	return applied
@@ -162,6 +163,7 @@ func (r *reconciler) reached(between []heldUpdate, now time.Duration) {
 			p.moved = true
 		}
 	}
+	k.noteVector(p.vector)
 	for i := range between {
 		u := &between[i]
 		k.advance(k.reach(u.origin), u.seq, now)
@@ -170,7 +172,6 @@ func (r *reconciler) reached(between []heldUpdate, now time.Duration) {
 	if p.cut > k.replica.Collected() {
 		k.collected(p.cut)
 	}
-	k.installed()
 	k.release(now)
 	k.world.stir()
 }
@@ -234,6 +235,7 @@ func (r *reconciler) install(now time.Duration) bool {
 	})
 	for i := range changes {
 		if applied[i] {
+			k.noteHeld(&changes[i])
 			k.remote(changes[i])
 		}
 	}

@@ -24,6 +24,8 @@ const (
 	// again, and relayFor how long then everything of that origin is.
 	stuckAfter = 500 * time.Millisecond
 	relayFor   = 5 * time.Second
+	// slewStep is how many milliseconds a clock is set each stuckAfter: a twentieth.
+	slewStep = 25
 	// fullMesh is up to how many members everybody tells everybody. In a larger
 	// cluster each has neighbours, about twice the logarithm of the size.
 	fullMesh = 16
@@ -282,7 +284,7 @@ func (k *core) digestTo(to uint64, now time.Duration) {
 
 // digests tells all neighbours.
 func (k *core) digests(now time.Duration) {
-	k.digested = now
+	k.digested, k.toldReady = now, k.serves()
 	d := k.ownDigest()
 	for _, e := range k.vv {
 		if e.dirty {
@@ -327,6 +329,9 @@ func (k *core) tick() {
 
 // news reports whether there is something to tell in a digest.
 func (k *core) news() bool {
+	if k.serves() != k.toldReady {
+		return true
+	}
 	for _, p := range k.vv {
 		if p.dirty {
 			return true
@@ -374,8 +379,7 @@ func (k *core) stuck(now time.Duration) {
 	}
 }
 
-// slew brings the clock nearer to the median of all, slowly: 25 ms each half
-// second. One that is off by more than maxSkew may not write.
+// slew brings the clock nearer to the median of all, slowly. One that is off by more than maxSkew may not write.
 func (k *core) slew() {
 	offsets := []int64{0}
 	for _, p := range k.peers {
@@ -395,9 +399,15 @@ func (k *core) slew() {
 	if k.skewed.Swap(skewed) != skewed {
 		k.log.Warn("clock against the median of all controllers", zap.Int64("ms", -median), zap.Duration("max-skew", k.maxSkew), zap.Bool("refusing writes", skewed))
 	}
-	// Half a millisecond of difference is the network's.
-	if !skewed && max(median, -median) > 1 {
-		k.clock.offset.Add(min(max(median, -25), 25))
+	// What a digest took to get here looks like a clock that is behind. Were that
+	// followed, all clocks would go slow; so there is a band in which none is.
+	band := k.maxSkew.Milliseconds() / 10
+	switch {
+	case skewed:
+	case median > band:
+		k.clock.offset.Add(min(median-band, slewStep))
+	case median < -band:
+		k.clock.offset.Add(max(median+band, -slewStep))
 	}
 }
 

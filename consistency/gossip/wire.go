@@ -60,13 +60,18 @@ func appendUpdate(b []byte, prev *update, u *update) []byte {
 
 // appendData appends what the ring keeps of an update.
 func appendData(b []byte, deps []dependency, record []byte) []byte {
+	b = appendDeps(b, deps)
+	b = binary.AppendUvarint(b, uint64(len(record)))
+	return append(b, record...)
+}
+
+func appendDeps(b []byte, deps []dependency) []byte {
 	b = binary.AppendUvarint(b, uint64(len(deps)))
 	for _, d := range deps {
 		b = binary.LittleEndian.AppendUint64(b, d.origin)
 		b = binary.AppendUvarint(b, d.seq)
 	}
-	b = binary.AppendUvarint(b, uint64(len(record)))
-	return append(b, record...)
+	return b
 }
 
 // reader takes a frame apart. After a mistake it is bad, and everything is zero.
@@ -183,12 +188,7 @@ func (d *digest) append(b []byte) []byte {
 	b = le.AppendUint64(b, uint64(d.cell.Count))
 	b = le.AppendUint64(b, uint64(d.floor))
 	b = le.AppendUint64(b, uint64(d.collected))
-	b = binary.AppendUvarint(b, uint64(len(d.entries)))
-	for _, e := range d.entries {
-		b = le.AppendUint64(b, e.origin)
-		b = binary.AppendUvarint(b, e.seq)
-	}
-	return b
+	return appendDeps(b, d.entries)
 }
 
 func parseDigest(b []byte) (d digest, ok bool) {
