@@ -331,7 +331,11 @@ func (c *Cluster) changedWords() {
 	}
 }
 
-// tell has memberlist tell others when our own words have changed.
+// tell has memberlist tell others when our own words have changed, and says them
+// once more when that is done. memberlist 0.7 may lose an update from its queue: the
+// queue numbers a message, drops the one it replaces, and begins to count anew if that
+// was the last; another node's message of the same length then takes the same place.
+// Nobody would hear of it before the next push/pull.
 func (c *Cluster) tell() {
 	for {
 		select {
@@ -339,9 +343,19 @@ func (c *Cluster) tell() {
 		case <-c.ctx.Done():
 			return
 		}
-		// The error is that not everybody was told yet; they will be.
-		if err := c.list.UpdateNode(time.Second); err != nil {
-			c.log.Debug("gossip is slow", zap.Error(err))
+		for left := 2; left > 0; left-- {
+			// The error is that not everybody was told yet.
+			if err := c.list.UpdateNode(time.Second); err != nil {
+				c.log.Debug("gossip is slow", zap.Error(err))
+				left = 2
+			}
+			select {
+			case <-c.retell:
+				left = 3
+			case <-time.After(time.Second):
+			case <-c.ctx.Done():
+				return
+			}
 		}
 	}
 }

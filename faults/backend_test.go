@@ -31,7 +31,12 @@ func oneBackend(t *testing.T, level string, lose func(m *attunetest.Memcached)) 
 			// turns each of three would lose what nobody has asked for.
 			n := s.Nodes[1]
 			for range pick(2, 12) {
+				at := s.rec.Now()
 				lose(n.Memcached)
+				if leaderless(level) {
+					// A set that this backend failed has been seen, and is withdrawn.
+					s.removed(at)
+				}
 				s.reads(n, values)
 			}
 		},
@@ -65,9 +70,7 @@ func allBackends(t *testing.T, lose func(m *attunetest.Memcached)) {
 				for _, n := range s.Nodes {
 					lose(n.Memcached)
 				}
-				for _, turn := range s.rec.Keys() {
-					s.rec.Add(history.Event{Node: "backends", Op: history.Op{Kind: history.Delete, Key: turn}, Call: at, Return: history.Forever})
-				}
+				s.removed(at)
 				// A key is gone for all, or for none.
 				for key, value := range values {
 					var first history.Outcome
@@ -86,6 +89,14 @@ func allBackends(t *testing.T, lose func(m *attunetest.Memcached)) {
 			}
 		},
 	})
+}
+
+// removed writes down that any key may have gone since some moment: a delete of
+// unknown outcome.
+func (s *stage) removed(at int64) {
+	for _, key := range s.rec.Keys() {
+		s.rec.Add(history.Event{Node: "backends", Op: history.Op{Kind: history.Delete, Key: key}, Call: at, Return: history.Forever})
+	}
 }
 
 // Bytes are evicted by a backend: at one controller, then at all.

@@ -157,7 +157,7 @@ const acquainted = 3 * time.Second
 
 // busy is how long a controller may take for what it needs nobody else for, on a
 // machine that has much else to do.
-const busy = time.Second * slack
+const busy = 2 * time.Second * slack
 
 // spread waits until n has values.
 func (s *stage) spread(n *attunetest.Controller, values map[string]string) {

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/attunekv/attune"
@@ -9,10 +10,13 @@ import (
 
 var errAcks = errors.New("the change took effect here, and not enough other controllers confirmed it in time; see write-acks")
 
+var errSlowDisk = errors.New("the change took effect here, and was not written to the data directory in time: the disk is slow; see op-timeout")
+
 // acks are the Calls that wait until other members have what they wrote.
 type acks struct {
 	want  int // members that must have a change, this one included; 0 and 1 are this one
 	queue []ack
+	ended bool // by close: nobody would answer
 }
 
 // ack waits until all changes of this origin up to seq are where they must be.
@@ -33,6 +37,10 @@ func (k *core) await(c *attune.Call) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.confirmed() >= k.own.seq {
+		return false
+	}
+	if k.acks.ended {
+		refuse(c, errClosed)
 		return false
 	}
 	k.acks.queue = append(k.acks.queue, ack{k.own.seq, c})
@@ -80,15 +88,19 @@ func (a *acks) heard(k *core) {
 		a.queue[n].call.Done()
 		n++
 	}
-	a.queue = append(a.queue[:0], a.queue[n:]...)
+	a.queue = slices.Delete(a.queue, 0, n)
 }
 
 // expire fails those whose time is up.
 func (a *acks) expire(now time.Time) {
+	err := errAcks
+	if a.want <= 1 {
+		err = errSlowDisk
+	}
 	kept := a.queue[:0]
 	for _, w := range a.queue {
 		if d := w.call.Deadline; !d.IsZero() && !now.Before(d) {
-			w.fail(errAcks)
+			w.fail(err)
 		} else {
 			kept = append(kept, w)
 		}
@@ -97,22 +109,26 @@ func (a *acks) expire(now time.Time) {
 	a.queue = kept
 }
 
-// close fails all.
+// close fails all, and those that come later.
 func (a *acks) close(k *core) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, w := range a.queue {
 		w.fail(errClosed)
 	}
-	a.queue = nil
+	a.queue, a.ended = nil, true
 }
 
-// fail says SERVER_ERROR of every change that was made.
 func (w *ack) fail(err error) {
-	for i := range w.call.Res {
-		if res := &w.call.Res[i]; res.Status.Changed() {
+	refuse(w.call, err)
+	w.call.Done()
+}
+
+// refuse says SERVER_ERROR of every change that was made.
+func refuse(c *attune.Call, err error) {
+	for i := range c.Res {
+		if res := &c.Res[i]; res.Status.Changed() {
 			*res = attune.Result{Status: attune.Failed, Err: err}
 		}
 	}
-	w.call.Done()
 }

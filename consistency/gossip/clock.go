@@ -23,7 +23,8 @@ func millis(v attune.Version) int64 { return int64(v>>timeShift) + epoch }
 // clock is a hybrid logical clock (Kulkarni et al., 2014, "Logical Physical
 // Clocks"). Its physical part is the wall clock as it was at start plus the
 // monotonic time since, and what it is slewed by: a stepped wall clock does not
-// reach it, so it never goes back and never jumps over a TTL. The price is that a
+// reach it, so it never jumps over a TTL, and goes back by slewStep at most at a
+// time, when it is slewed; versions never do. The price is that a
 // wall clock that was wrong at start stays wrong here, as in memcached. One that
 // has not been set at all counts from 2020.
 type clock struct {

@@ -55,7 +55,10 @@ type core struct {
 	ring   ring
 	sketch *sketch.Sketch
 	peers  map[uint64]*peer
-	near   []*peer // the neighbours among them, by id
+	// left are those that took their leave. They are no members any more: nobody need
+	// remember the dead for them. Who comes back is behind; see cutter.
+	left map[uint64]bool
+	near []*peer // the neighbours among them, by id
 	// order are all members but this one, absent ones included, by id.
 	order []uint64
 	build codec.Builder
@@ -97,7 +100,7 @@ type progress struct {
 func newCore(id uint64, causal bool, r *replica.Replica, c *clock, w world, log *zap.Logger) *core {
 	k := &core{
 		id: id, causal: causal, replica: r, clock: c, world: w, log: log,
-		vv: make(map[uint64]*progress), ring: newRing(ringBytes), peers: make(map[uint64]*peer),
+		vv: make(map[uint64]*progress), ring: newRing(ringBytes), peers: make(map[uint64]*peer), left: make(map[uint64]bool),
 		sketch: newSketch(r), remote: func(attune.Change) {},
 	}
 	k.own = k.reach(id)
@@ -138,6 +141,9 @@ func mix(origin, seq uint64) uint64 {
 
 // advance notes that everything of p's origin up to seq took effect here.
 func (k *core) advance(p *progress, seq uint64, now time.Duration) {
+	if k.held.bytes > 0 && (seq != p.seq+1 || k.held.has(p.origin, seq)) {
+		k.held.passed = true
+	}
 	p.seq, p.moved = seq, now
 	p.fresh = p.origin != k.id
 	if !k.durable() {
@@ -160,7 +166,11 @@ func (k *core) commit(c *attune.Change, now int64) (applied bool, err error) {
 	defer k.mu.Unlock()
 	// A floor may be ahead of this clock, and nothing below it ever takes effect.
 	newest := max(k.replica.MarkOf(c.Key.Hash).Version(), k.replica.Floor(), k.replica.Collected())
-	c.Stamp(k.clock.next(now, newest))
+	v := k.clock.next(now, newest)
+	if k.beyond(v) {
+		return false, errBound
+	}
+	c.Stamp(v)
 	return k.take(c, true)
 }
 
@@ -194,14 +204,18 @@ func (k *core) take(c *attune.Change, guard bool) (bool, error) {
 }
 
 // flushAll kills everything that is here, and what others wrote before now.
-func (k *core) flushAll(now int64) {
+func (k *core) flushAll(now int64) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	v := k.clock.next(now, k.newest) // nothing that is here survives, of whatever clock
+	if k.beyond(v) {
+		return errBound
+	}
 	k.raiseFloor(v)
 	k.build.BeginBare()
 	k.build.Mark(codec.KindFlush, v, 0)
 	k.tell(k.build.Raw())
+	return nil
 }
 
 // raiseFloor kills everything up to v. What it kills the index counts as gone at

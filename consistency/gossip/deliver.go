@@ -1,11 +1,13 @@
 package gossip
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/attunekv/attune/consistency/codec"
+	"github.com/attunekv/attune/kvadapter"
 )
 
 // heldBytes bounds what waits for its dependencies. More is dropped: it is sent
@@ -16,12 +18,25 @@ const heldBytes = 16 << 20
 type held struct {
 	bytes  int
 	origin map[uint64]map[uint64]heldUpdate
+	// passed says that there may be some that took effect otherwise.
+	passed bool
 }
 
 type heldUpdate struct {
 	update
 	deps []dependency
 	rec  codec.Record
+	// frame is the bytes of the frame that data is a piece of, 0 if of none: who
+	// keeps the one keeps the other.
+	frame int
+}
+
+// own has u keep its own bytes alone in memory, unless they are most of a frame.
+func (u *heldUpdate) own(room func(n int) []byte) {
+	if n := len(u.data); n < u.frame/2 {
+		u.data = append(room(n), u.data...)
+	}
+	u.frame = 0
 }
 
 func (h *held) init() { h.origin = make(map[uint64]map[uint64]heldUpdate) }
@@ -34,14 +49,23 @@ func (h *held) add(u heldUpdate) bool {
 	if h.bytes+cost(&u.update) > heldBytes {
 		return false
 	}
+	data := &u.data[0]
 	if waiting == nil {
 		waiting = make(map[uint64]heldUpdate)
 		h.origin[u.origin] = waiting
+	}
+	if u.own(func(n int) []byte { return make([]byte, 0, n) }); &u.data[0] != data {
+		u.rec, _ = u.record()
 	}
 	u.deps = append([]dependency(nil), u.deps...)
 	waiting[u.seq] = u
 	h.bytes += cost(&u.update)
 	return true
+}
+
+func (h *held) has(origin, seq uint64) bool {
+	_, ok := h.origin[origin][seq]
+	return ok
 }
 
 func (h *held) remove(origin, seq uint64) {
@@ -85,7 +109,10 @@ func (k *core) updates(from uint64, body []byte) {
 		}
 		deps, prev = ds, u
 		k.received++
-		progress = k.deliver(heldUpdate{u, ds, rec}, now) || progress
+		if n := len(rec.Change.Item.Value); n >= kvadapter.Large && n < len(body)/2 {
+			rec.Change.Item.Value = bytes.Clone(rec.Change.Item.Value) // the store keeps it, and would keep the frame
+		}
+		progress = k.deliver(heldUpdate{u, ds, rec, len(body)}, now) || progress
 	}
 	if r.bad {
 		k.log.Warn("a peer sent updates that cannot be read: are all controllers of one version?")
@@ -94,7 +121,11 @@ func (k *core) updates(from uint64, body []byte) {
 		k.release(now)
 		k.world.stir()
 	}
-	if flags&wantDigest != 0 {
+	switch {
+	case flags&wantDigest == 0:
+	case k.durable() && progress:
+		k.peers[from].owed = true // it is told when all of it is in the journal
+	default:
 		k.digestTo(from, now)
 	}
 }
@@ -128,7 +159,9 @@ func (k *core) deliver(u heldUpdate, now time.Duration) bool {
 
 func (k *core) accept(u *heldUpdate, p *progress, now time.Duration) {
 	k.apply(&u.rec)
+	k.held.remove(u.origin, u.seq)
 	k.advance(p, u.seq, now)
+	u.own(k.ring.room)
 	k.ring.add(u.update)
 }
 
@@ -161,13 +194,18 @@ func (k *core) release(now time.Duration) {
 					break
 				}
 				k.accept(&u, p, now)
-				k.held.remove(origin, u.seq)
 				again = true
 			}
-			for seq := range waiting { // overtaken by a transfer
-				if seq <= p.seq {
-					k.held.remove(origin, seq)
-				}
+		}
+	}
+	if !k.held.passed {
+		return
+	}
+	k.held.passed = false
+	for origin, waiting := range k.held.origin {
+		for seq := range waiting {
+			if seq <= k.seqOf(origin) {
+				k.held.remove(origin, seq)
 			}
 		}
 	}

@@ -58,6 +58,8 @@ type Options struct {
 	// restarts is a new member.
 	DataDir string
 	Sync    journal.Sync
+	// skew is how far the wall clock is off: for tests.
+	skew time.Duration
 	// Timeout is why an op failed that waited for a backend until its deadline.
 	Timeout error
 	Log     *zap.Logger
@@ -82,6 +84,7 @@ type Engine struct {
 		at         int64         // unix milliseconds of the pending flush, 0 if none
 		changed    chan struct{} // tells the sweeper, who waits for that moment
 	}
+	over      bool      // the sweeper found too much the last time
 	scratches sync.Pool // of *scratch
 	closing   sync.Once
 
@@ -213,6 +216,9 @@ func (e *Engine) sweep() {
 // than a tenth of what it meets is dead and time allows. buf is kept for the
 // next tick.
 func (e *Engine) sweepTick(buf []attune.Change) []attune.Change {
+	if e.core != nil {
+		e.trim()
+	}
 	share := max(e.replica.Len()/int(sweepRound/sweepEvery), sweepMin)
 	began := time.Now()
 	for share > 0 && time.Since(began) < sweepMax {
@@ -292,7 +298,15 @@ func (e *Engine) flushDue() time.Duration {
 // kills besides was written while the flush was under way.
 func (e *Engine) flushNowLocked(now int64) {
 	if e.core != nil {
-		e.core.flushAll(now) // whose changes have one order: once is enough
+		// Its changes have one order: once is enough.
+		if err := e.core.flushAll(now); err == errBound {
+			if err = e.core.renew(); err == nil {
+				err = e.core.flushAll(now)
+			}
+			if err != nil {
+				e.die(err)
+			}
+		}
 		return
 	}
 	for range 2 {

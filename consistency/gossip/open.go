@@ -120,7 +120,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	if err != nil {
 		return err
 	}
-	e.clock = newClock(id, start.UnixMilli(), mono)
+	e.clock = newClock(id, start.Add(e.o.skew).UnixMilli(), mono)
 	k := newCore(id, e.o.Causal, e.replica, e.clock, e, e.log)
 	k.maxSkew, k.synced, k.acks.want = e.o.MaxSkew, founded, e.o.WriteAcks
 	k.cut.maxAge = e.o.TombstoneMaxAge
@@ -445,6 +445,17 @@ func (e *Engine) Health() error {
 
 var errSkewed = errors.New("clock skew: this controller's clock is too far from the others'; set it (NTP), then restart, or raise max-skew")
 
+// bye tells all that this member leaves.
+func (k *core) bye() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, p := range k.peers {
+		if p.alive {
+			k.world.send(id, cluster.Control, frameBye, nil)
+		}
+	}
+}
+
 // leave waits until another member has everything that was written here.
 func (e *Engine) leave() {
 	e.homes.close()
@@ -461,6 +472,7 @@ func (e *Engine) leave() {
 			break
 		}
 	}
+	k.bye()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = e.cluster.Leave(ctx) // that others are told late is no harm

@@ -40,6 +40,7 @@ const (
 )
 
 var (
+	// errBound: the clock is beyond what the journal notes; renew, and do it again.
 	errBound = errors.New("this controller was stopped for some seconds; try again")
 	errState = errors.New("what is in the data directory was not written by this version of attune")
 )
@@ -153,9 +154,19 @@ func (k *core) persist() error {
 		k.tellOf(k.reach(s.origin), s.seq)
 	}
 	k.acks.heard(k)
+	for _, p := range k.near {
+		if p.owed {
+			p.owed = false
+			k.digestTo(p.id, k.clock.mono())
+		}
+	}
 	k.mu.Unlock()
 	return nil
 }
+
+// beyond reports whether a version must not be issued: after a crash, one that is
+// older could be, for the same key.
+func (k *core) beyond(v attune.Version) bool { return k.durable() && millis(v) > k.disk.limit }
 
 // renew notes ahead of time how far the clock may go.
 func (k *core) renew() error {
@@ -171,7 +182,7 @@ func (k *core) renew() error {
 		return err
 	}
 	k.mu.Lock()
-	k.disk.limit = limit
+	k.disk.limit = max(k.disk.limit, limit)
 	k.mu.Unlock()
 	return nil
 }
@@ -305,6 +316,9 @@ func (k *core) load(ctx context.Context) error {
 	d.safe, k.ring.keep = k.ring.next(), k.ring.next()
 	d.extra = nil // it was all read there
 	k.resketch()
+	for i := range replica.Segments {
+		k.replica.Each(i, func(_ attune.KeyHash, m replica.Mark) { k.newest = max(k.newest, m.Version()) })
+	}
 	k.clock.observe(versionAt(d.journal.Bound() + 1))
 	k.log.Info("took the state from disk", zap.Int("items", k.replica.Len()), zap.Uint64("changes", k.own.seq))
 	return nil

@@ -362,7 +362,7 @@ func simSeeds(t *testing.T, few int) []uint64 {
 
 func TestStoriesEndWell(t *testing.T) {
 	for _, causal := range []bool{false, true} {
-		for _, seed := range simSeeds(t, 12) {
+		for _, seed := range simSeeds(t, 8) {
 			t.Run(fmt.Sprintf("causal=%v/%d", causal, seed), func(t *testing.T) {
 				if bad := newStory(t, seed, causal, simBroken{}).tell(); len(bad) > 0 {
 					t.Errorf("ATTUNE_SIM_SEED=%d:\n%s", seed, strings.Join(bad, "\n"))

@@ -62,8 +62,9 @@ type SimReport struct {
 	Reach []SimPoint
 
 	// Idle and Busy are what a controller sends per second before and during the
-	// writes: bytes of frames, without those of TCP. Busiest is Busy of the one that
-	// sends most.
+	// writes: bytes of frames, without those of TCP. What follows the last write on
+	// account of them counts as sent during them, but for digests, which go on for
+	// ever. Busiest is Busy of the one that sends most.
 	Idle, Busy []SimTraffic
 	Busiest    float64
 	// PerWrite is what all send for a write, by controller: bytes. Copies is how
@@ -159,6 +160,7 @@ type simMeter struct {
 	toAll     simTimes
 	toEach    simTimes
 	was       []simTraffic // of each slot, when counting began
+	mid       []simTraffic // and when the last write was made
 	dead      counters     // of cores that are no more
 }
 
@@ -182,7 +184,7 @@ func newSimMeter(o SimOptions) *simMeter {
 		m.members[n] = true
 	}
 	m.keys = m.pickKeys()
-	m.was = make([]simTraffic, o.Nodes)
+	m.was, m.mid = make([]simTraffic, o.Nodes), make([]simTraffic, o.Nodes)
 	return m
 }
 
@@ -203,12 +205,13 @@ func (m *simMeter) run(ctx context.Context) error {
 	if err := m.pass(ctx, simWarmup); err != nil {
 		return err
 	}
-	m.count()
+	m.count(m.was)
 	if err := m.pass(ctx, simIdle); err != nil {
 		return err
 	}
+	m.count(m.mid)
 	m.rep.Idle, _, _ = m.counted(simIdle)
-	m.count()
+	m.count(m.was)
 	began := m.s.now
 	m.schedule()
 	length := time.Duration(float64(m.o.Writes) / m.o.Rate * float64(time.Second))
@@ -216,7 +219,7 @@ func (m *simMeter) run(ctx context.Context) error {
 		return err
 	}
 	last := m.s.now
-	m.rep.Busy, m.rep.Busiest, _ = m.counted(m.s.now - began)
+	m.count(m.mid)
 	if m.o.Partition > 0 {
 		if err := m.pass(ctx, max(began+length/2+m.o.Partition-m.s.now, 0)); err != nil {
 			return err
@@ -229,7 +232,8 @@ func (m *simMeter) run(ctx context.Context) error {
 	}
 	m.rep.Took = m.s.now - last
 	m.rep.Agreed = m.s.agreed()
-	_, _, total := m.counted(m.s.now - began)
+	total := 0.0
+	m.rep.Busy, m.rep.Busiest, total = m.counted(length)
 	m.rep.PerWrite = total / float64(m.o.Nodes) / float64(max(len(m.writes), 1))
 	return nil
 }
@@ -354,38 +358,38 @@ func (m *simMeter) settled() bool {
 	return m.s.agreed()
 }
 
-// count begins to count traffic.
-func (m *simMeter) count() {
+// count notes what each has sent so far.
+func (m *simMeter) count(in []simTraffic) {
 	for i, n := range m.s.nodes {
-		m.was[i] = n.out
+		in[i] = n.out
 	}
 }
 
 // counted is what a controller sent per second, what the busiest did, and how many
-// bytes all sent together.
+// bytes all sent together: since was, and of digests until mid.
 func (m *simMeter) counted(d time.Duration) (per []SimTraffic, busiest, total float64) {
-	scale := 1 / d.Seconds() / float64(len(m.s.nodes))
+	seconds := d.Seconds()
+	of := make([]float64, len(m.s.nodes))
 	for _, p := range simPurposes {
 		t := SimTraffic{Purpose: p.name}
 		for i, n := range m.s.nodes {
+			until := &n.out
+			if p.name == "digests" {
+				until = &m.mid[i]
+			}
 			for _, kind := range p.kinds {
-				t.Bytes += float64(n.out.bytes[kind-frameUpdates] - m.was[i].bytes[kind-frameUpdates])
-				t.Frames += float64(n.out.frames[kind-frameUpdates] - m.was[i].frames[kind-frameUpdates])
+				k := kind - frameUpdates
+				of[i] += float64(until.bytes[k] - m.was[i].bytes[k])
+				t.Bytes += float64(until.bytes[k] - m.was[i].bytes[k])
+				t.Frames += float64(until.frames[k] - m.was[i].frames[k])
 			}
 		}
 		total += t.Bytes
-		t.Bytes *= scale
-		t.Frames *= scale
+		t.Bytes /= seconds * float64(len(of))
+		t.Frames /= seconds * float64(len(of))
 		per = append(per, t)
 	}
-	for i, n := range m.s.nodes {
-		sum := uint64(0)
-		for kind := range n.out.bytes {
-			sum += n.out.bytes[kind] - m.was[i].bytes[kind]
-		}
-		busiest = max(busiest, float64(sum)/d.Seconds())
-	}
-	return per, busiest, total
+	return per, slices.Max(of) / seconds, total
 }
 
 func (m *simMeter) report() SimReport {

@@ -21,7 +21,8 @@ const (
 	digestEvery = 50 * time.Millisecond
 	idleEvery   = time.Second
 	// stuckAfter is how long a member may lack what others have before it is sent
-	// again, and relayFor how long then everything of that origin is.
+	// again, and relayFor how long then everything of that origin is, or as long as
+	// the member says that there are some who do not reach it.
 	stuckAfter = 500 * time.Millisecond
 	relayFor   = 5 * time.Second
 	// slewStep is how many milliseconds a clock is set each stuckAfter: a twentieth.
@@ -40,6 +41,7 @@ type peer struct {
 
 	heard  time.Duration // of the last digest; 0 never
 	ready  bool
+	deaf   bool   // some that are alive do not reach it
 	offset int64  // of its clock to ours, in milliseconds
 	node   uint16 // the bits of its clock
 	vv     map[uint64]heardOf
@@ -51,6 +53,7 @@ type peer struct {
 
 	cursor uint64 // position in the ring of what it is sent next
 	full   bool   // it wants a whole digest
+	owed   bool   // it waits for a digest, which waits for the journal
 	asked  time.Duration
 	// resend are the origins it is stuck with: until then all of them that is not
 	// known to be there is sent, and before resendTo only that.
@@ -78,9 +81,18 @@ func (k *core) setMembers(ms []member) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.order = k.order[:0]
+	for id := range k.left {
+		if !slices.ContainsFunc(ms, func(m member) bool { return m.id == id }) {
+			delete(k.left, id)
+		}
+	}
+	if len(k.left) > 0 {
+		ms = slices.DeleteFunc(slices.Clone(ms), func(m member) bool { return k.left[m.id] && !m.alive })
+	}
 	for _, m := range ms {
 		p := k.peers[m.id]
 		if p == nil {
+			delete(k.left, m.id) // it is back
 			p = &peer{id: m.id, vv: make(map[uint64]heardOf), resend: make(map[uint64]time.Duration), full: true}
 			k.peers[m.id] = p
 		}
@@ -213,9 +225,12 @@ func (k *core) digest(from uint64, body []byte) {
 	}
 	now := k.clock.mono()
 	first := p.heard == 0
-	p.heard, p.ready = max(now, 1), d.flags&digestReady != 0
+	p.heard, p.ready, p.deaf = max(now, 1), d.flags&digestReady != 0, d.flags&digestDeaf != 0
 	p.offset, p.node = d.time-k.clock.now(), d.node
 	p.cell, p.floor, p.cut, p.told = d.cell, d.floor, d.collected, d.hash
+	if k.synced && p.id < k.id && uint64(d.node) == k.clock.node {
+		k.pickBits() // both came at once
+	}
 	if d.flags&digestFull != 0 {
 		clear(p.vv)
 		p.hash = 0
@@ -258,7 +273,22 @@ func (k *core) ownDigest() digest {
 	if k.serves() {
 		d.flags |= digestReady
 	}
+	if k.deaf() {
+		d.flags |= digestDeaf
+	}
 	return d
+}
+
+// deaf reports whether some do not reach this member who, as far as it knows, live.
+func (k *core) deaf() bool {
+	now := k.clock.mono()
+	return slices.ContainsFunc(k.near, func(p *peer) bool {
+		if now-p.heard < silence {
+			return false
+		}
+		own := k.vv[p.id]
+		return p.alive || own != nil && own.moved != 0 && now-own.moved < relayFor
+	})
 }
 
 // digestTo tells one peer everything, if it wants that, or what is new.
@@ -353,7 +383,7 @@ func (k *core) stuck(now time.Duration) {
 			continue
 		}
 		for o, until := range p.resend {
-			if now > until {
+			if now > until && !p.deaf {
 				delete(p.resend, o)
 			}
 		}
@@ -411,23 +441,30 @@ func (k *core) slew() {
 	}
 }
 
-// join makes this one a full member, from now on free to write. Its clock gets bits
-// of its own, if there are any left: of two changes with one version neither wins.
+// join makes this one a full member, from now on free to write.
 func (k *core) join() {
-	taken := make(map[uint64]bool, len(k.peers))
+	k.pickBits()
+	k.synced = true
+}
+
+// pickBits gives the clock bits that no other has, if there are any left: of two
+// changes with one version neither wins.
+func (k *core) pickBits() {
+	const nodes = 1 << nodeBits
+	var taken [nodes]bool
 	for _, p := range k.peers {
 		if p.heard != 0 {
-			taken[uint64(p.node)] = true
+			taken[p.node%nodes] = true
 		}
 	}
-	const nodes = 1 << nodeBits
+	// Two that begin alike go on in different steps; odd ones, which lead to all.
+	step := k.id>>nodeBits | 1
 	for i := range uint64(nodes) {
-		if n := (k.id + i*i) % nodes; !taken[n] {
+		if n := (k.id + i*step) % nodes; !taken[n] {
 			k.clock.node = n
-			break
+			return
 		}
 	}
-	k.synced = true
 }
 
 // serves reports whether clients may be answered.

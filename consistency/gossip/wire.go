@@ -23,6 +23,7 @@ const (
 	frameForward // ops for the home of their keys
 	frameAnswer  // and what became of them
 	frameFull    // asks for a whole digest
+	frameBye     // it leaves on purpose, and has told everything
 	framesEnd
 )
 
@@ -151,6 +152,16 @@ func (r *reader) next(prev *update, deps []dependency) (u update, _ []dependency
 	return u, deps, rec, ok
 }
 
+// record reads what u carries.
+func (u *update) record() (rec codec.Record, ok bool) {
+	r := reader{b: u.data}
+	for range r.count(9) {
+		r.u64()
+		r.uvarint()
+	}
+	return parseRecord(r.take(r.uvarint()))
+}
+
 // parseRecord reads exactly one record.
 func parseRecord(b []byte) (rec codec.Record, ok bool) {
 	r := codec.Bare(b)
@@ -173,6 +184,7 @@ type digest struct {
 const (
 	digestFull  = 1 << iota // entries is the whole vector
 	digestReady             // it serves clients
+	digestDeaf              // it hears of some only by way of others
 	digestFlags = 1<<iota - 1
 )
 

@@ -34,6 +34,12 @@ type scratch struct {
 func (e *Engine) Write(ctx context.Context, ops []attune.Op, res []attune.Result) {
 	for start := 0; start < len(ops); {
 		if ops[start].Verb == attune.Flush {
+			if e.core != nil && e.core.skewed.Load() {
+				// With a clock that is ahead it would kill what is written later, too.
+				res[start] = attune.Result{Status: attune.Failed, Err: errSkewed}
+				start++
+				continue
+			}
 			e.flushAll(ops[start].Exptime)
 			res[start] = attune.Result{Status: attune.Flushed}
 			start++
@@ -167,7 +173,13 @@ func (e *Engine) Recover(ctx context.Context, key attune.Key, lost attune.Item) 
 // commit gives a change its version and applies it.
 func (e *Engine) commit(c *attune.Change, now int64) (applied bool, err error) {
 	if e.core != nil {
-		return e.core.commit(c, now)
+		applied, err = e.core.commit(c, now)
+		if !applied && err == errBound {
+			if err = e.core.renew(); err == nil {
+				applied, err = e.core.commit(c, now)
+			}
+		}
+		return applied, err
 	}
 	c.Stamp(e.clock.next(now, c.Prior))
 	return e.replica.Apply(c)
