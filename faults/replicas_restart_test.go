@@ -11,7 +11,7 @@ import (
 // A controller without a disk is killed, and comes back empty, as somebody new. It
 // answers when it has what the others have.
 func TestRow02ReplicaKilled(t *testing.T) {
-	eachReplica(t, func(t *testing.T, level string) {
+	eachReplicaToo(t, func(t *testing.T, level string) {
 		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level},
 			workload:       history.Removals,
@@ -100,7 +100,7 @@ func TestRow05AllDurableReplicasKilled(t *testing.T) {
 					ClusterOptions: attunetest.ClusterOptions{Level: level, Durable: true, Memcached: memcached},
 					workload:       history.Removals,
 					faults: func(s *stage) {
-						for range pick(2, 8) {
+						for range pick(1, 8) {
 							for _, n := range s.Nodes {
 								n.Kill()
 								s.losses = append(s.losses, loss{node: n.Name, at: s.rec.Now(), disk: true})
@@ -146,7 +146,7 @@ func TestRow05OneDurableReplicaKilled(t *testing.T) {
 // One after the other is stopped in order and started, the next when the one
 // before is ready. Nothing is lost, with a disk or without.
 func TestRow07RollingReplicas(t *testing.T) {
-	eachReplica(t, func(t *testing.T, level string) {
+	eachReplicaToo(t, func(t *testing.T, level string) {
 		for _, durable := range []bool{false, true}[:pick(1, 2)] {
 			t.Run(map[bool]string{false: "volatile", true: "durable"}[durable], func(t *testing.T) {
 				run(t, scenario{
@@ -175,7 +175,7 @@ func TestRow07RollingReplicas(t *testing.T) {
 // Increments may be lost with them; none is done twice.
 func TestRow12HomesKilled(t *testing.T) {
 	const key = "counter"
-	eachReplica(t, func(t *testing.T, level string) {
+	eachReplicaToo(t, func(t *testing.T, level string) {
 		counting(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level},
 			workload:       history.Increments(key),

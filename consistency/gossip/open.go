@@ -491,7 +491,7 @@ func (e *Engine) left() error {
 
 // recover is Recover in a cluster.
 func (e *Engine) recover(ctx context.Context, key attune.Key, lost attune.Item) (attune.Item, error) {
-	for range recoverTries {
+	for tries := 0; tries < recoverTries; {
 		value, err := e.fetcher.Fetch(ctx, key, lost)
 		if err != nil {
 			return attune.Item{}, err
@@ -500,7 +500,17 @@ func (e *Engine) recover(ctx context.Context, key attune.Key, lost attune.Item) 
 			lost.Value = value
 			return lost, nil
 		}
-		e.core.evict(key.Hash, lost.Version)
+		if e.clock.now()-millis(lost.Version) < young.Milliseconds() {
+			// Those who were asked may be about to get it.
+			select {
+			case <-time.After(young / 16):
+			case <-ctx.Done():
+				return attune.Item{}, context.Cause(ctx)
+			}
+		} else {
+			e.core.evict(key.Hash, lost.Version)
+			tries++
+		}
 		it, err := e.replica.Get(ctx, key, nil, false)
 		if !errors.Is(err, replica.ErrGone) {
 			return it, err
@@ -509,6 +519,10 @@ func (e *Engine) recover(ctx context.Context, key attune.Key, lost attune.Item) 
 	}
 	return attune.Item{}, replica.ErrBusy
 }
+
+// young is for how long a version may be on its way to those who are asked for its
+// bytes.
+const young = 500 * time.Millisecond
 
 // recoverTries is how often a key may change while its bytes are looked for.
 const recoverTries = 5

@@ -165,7 +165,7 @@ func (k *core) stream(p *peer, last *sentFrame) {
 	p.cursor = max(p.cursor, k.ring.first)
 	for p.cursor < k.sendable() {
 		var body []byte
-		to := p.cursor
+		var to uint64
 		plain := len(k.order) <= fullMesh && len(p.resend) == 0 && p.resendTo <= p.cursor
 		if plain && last.valid && last.from == p.cursor && p.vv[k.id].seq >= last.after {
 			body, to = last.body, last.to

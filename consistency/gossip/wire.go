@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"encoding/binary"
-	"errors"
 	"math/bits"
 
 	"github.com/attunekv/attune"
@@ -26,8 +25,6 @@ const (
 	frameBye     // it leaves on purpose, and has told everything
 	framesEnd
 )
-
-var errFrame = errors.New("a frame that no member of this version sends")
 
 // An UPDATES frame is a byte of flags and updates. An update is
 //
