@@ -63,6 +63,8 @@ type core struct {
 	order []uint64
 	build codec.Builder
 	held  held
+	batch []heldUpdate // memory of updates, with deps
+	deps  []dependency
 	rec   reconciler
 	cut   cutter
 	acks  acks
@@ -104,6 +106,7 @@ func newCore(id uint64, causal bool, r *replica.Replica, c *clock, w world, log 
 		sketch: newSketch(r), remote: func(attune.Change) {},
 	}
 	k.own = k.reach(id)
+	k.batch, k.deps = make([]heldUpdate, 0, lookahead), make([]dependency, 0, 8*lookahead)
 	k.held.init()
 	k.rec.init(k)
 	k.cut.init(k)
@@ -290,7 +293,7 @@ func (k *core) apply(rec *codec.Record) {
 		return
 	}
 	c := &rec.Change
-	if c.Key.Text != nil {
+	if c.Key.Hash == (attune.KeyHash{}) {
 		c.Key.Hash = k.replica.Hash(c.Key.Text)
 	}
 	k.observe(rec.Version)

@@ -88,6 +88,9 @@ func (h *held) count() (n int) {
 	return n
 }
 
+// lookahead is how many changes are read before they take effect.
+const lookahead = 32
+
 // updates takes an UPDATES frame.
 func (k *core) updates(from uint64, body []byte) {
 	if k.peers[from] == nil {
@@ -97,22 +100,35 @@ func (k *core) updates(from uint64, body []byte) {
 	flags := r.u8()
 	now := k.clock.mono()
 	var prev update
-	var deps []dependency
-	var buf [8]dependency
-	deps = buf[:0]
 	progress := false
 	for !r.bad && len(r.b) > 0 {
-		u, ds, rec, ok := r.next(&prev, deps)
-		if !ok {
-			r.bad = true
-			break
+		batch, deps := k.batch[:0], k.deps[:0]
+		for len(batch) < lookahead && !r.bad && len(r.b) > 0 {
+			n := len(deps)
+			u, ds, rec, ok := r.next(&prev, deps[n:])
+			if !ok {
+				r.bad = true
+				break
+			}
+			if n+len(ds) <= cap(deps) {
+				deps = deps[:n+len(ds)]
+			}
+			prev = u
+			k.received++
+			if n := len(rec.Change.Item.Value); n >= kvadapter.Large && n < len(body)/2 {
+				rec.Change.Item.Value = bytes.Clone(rec.Change.Item.Value) // the store keeps it, and would keep the frame
+			}
+			if key := &rec.Change.Key; key.Text != nil {
+				// Most of the time that a change takes goes to waiting for memory.
+				key.Hash = k.replica.Hash(key.Text)
+				k.replica.Prefetch(*key)
+			}
+			batch = append(batch, heldUpdate{u, ds, rec, len(body)})
 		}
-		deps, prev = ds, u
-		k.received++
-		if n := len(rec.Change.Item.Value); n >= kvadapter.Large && n < len(body)/2 {
-			rec.Change.Item.Value = bytes.Clone(rec.Change.Item.Value) // the store keeps it, and would keep the frame
+		for i := range batch {
+			progress = k.deliver(&batch[i], now) || progress
 		}
-		progress = k.deliver(heldUpdate{u, ds, rec, len(body)}, now) || progress
+		clear(batch)
 	}
 	if r.bad {
 		k.log.Warn("a peer sent updates that cannot be read: are all controllers of one version?")
@@ -132,7 +148,7 @@ func (k *core) updates(from uint64, body []byte) {
 
 // deliver has an update take effect if it may, and reports whether its origin's
 // vector entry grew.
-func (k *core) deliver(u heldUpdate, now time.Duration) bool {
+func (k *core) deliver(u *heldUpdate, now time.Duration) bool {
 	p := k.reach(u.origin)
 	switch {
 	case u.seq <= p.seq || u.origin == k.id:
@@ -141,7 +157,7 @@ func (k *core) deliver(u heldUpdate, now time.Duration) bool {
 	case k.rec.holds():
 		// A transfer is under way, whose moment this must not come before.
 	case u.seq == p.seq+1 && k.covers(u.deps):
-		k.accept(&u, p, now)
+		k.accept(u, p, now)
 		return true
 	case !k.causal:
 		// Newest wins, so it may take effect before its turn. Its turn comes when
@@ -149,7 +165,7 @@ func (k *core) deliver(u heldUpdate, now time.Duration) bool {
 		k.apply(&u.rec)
 		return false
 	}
-	if k.held.add(u) {
+	if k.held.add(*u) {
 		k.heldBack++
 	} else {
 		k.overflowed++
