@@ -1,6 +1,6 @@
 # make test is what CI runs, and all it runs.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-FUZZTIME ?= 5s
+FUZZTIME ?= 2s
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The race detector needs a C compiler; the tests compare attune with a real
 # memcached and drive it with real clients.

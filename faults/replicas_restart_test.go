@@ -12,9 +12,11 @@ import (
 // answers when it has what the others have.
 func TestRow02ReplicaKilled(t *testing.T) {
 	eachReplicaToo(t, func(t *testing.T, level string) {
+		w := chainedOr(level, history.Removals)
 		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level},
-			workload:       history.Removals,
+			workload:       w,
+			chains:         w.Name == history.Chained.Name,
 			faults: func(s *stage) {
 				values := s.fill(s.Nodes[0], "before", 200)
 				for _, n := range s.Nodes[1:] {
@@ -29,6 +31,28 @@ func TestRow02ReplicaKilled(t *testing.T) {
 						return
 					}
 					s.reads(n, values)
+				}
+			},
+		})
+	})
+}
+
+// With write-acks, what is acknowledged is where one kill does not reach it.
+func TestRow02ReplicaKilledAfterOthersHaveIt(t *testing.T) {
+	eachReplica(t, func(t *testing.T, level string) {
+		run(t, scenario{
+			ClusterOptions: attunetest.ClusterOptions{Level: level, Args: []string{"--write-acks", "2"}},
+			workload:       history.Removals,
+			faults: func(s *stage) {
+				for i := range pick(3, 15) {
+					n := s.Nodes[i%len(s.Nodes)]
+					s.kill(n)
+					pause(s.t, pick(0, time.Duration(i%3)*300*time.Millisecond))
+					n.Start()
+					if !s.WaitReady(n) {
+						return
+					}
+					pause(s.t, pick(200*time.Millisecond, time.Second)) // one at a time: it has all by then
 				}
 			},
 		})
@@ -102,8 +126,7 @@ func TestRow05AllDurableReplicasKilled(t *testing.T) {
 					faults: func(s *stage) {
 						for range pick(1, 8) {
 							for _, n := range s.Nodes {
-								n.Kill()
-								s.losses = append(s.losses, loss{node: n.Name, at: s.rec.Now(), disk: true})
+								s.kill(n)
 							}
 							for _, n := range s.Nodes {
 								n.Start()
@@ -130,8 +153,7 @@ func TestRow05OneDurableReplicaKilled(t *testing.T) {
 			faults: func(s *stage) {
 				for i := range 12 {
 					n := s.Nodes[i%len(s.Nodes)]
-					n.Kill()
-					s.losses = append(s.losses, loss{node: n.Name, at: s.rec.Now(), disk: true})
+					s.kill(n)
 					pause(s.t, time.Duration(i%4)*time.Second)
 					n.Start()
 					if !s.WaitReady(n) {

@@ -26,11 +26,12 @@ const settling = 5 * time.Second * slack
 // Much less is usual, but a machine may be busy.
 const unsaid = time.Second
 
-// loss is the end of a controller that had what it was told only in memory.
+// loss is the end of a controller.
 type loss struct {
 	node string
 	at   int64
-	disk bool // it had a journal, and lost what it acknowledged to nobody yet
+	// kept says that what it acknowledged is safe: on its disk, or with others.
+	kept bool
 }
 
 func leaderless(level string) bool { return level == causal || level == eventual }
@@ -43,12 +44,19 @@ func (s *stage) lose(n *attunetest.Controller) {
 	s.losses = append(s.losses, loss{node: n.Name, at: s.rec.Now()})
 }
 
+// kill kills a controller whose acknowledgements outlast it.
+func (s *stage) kill(n *attunetest.Controller) {
+	s.t.Helper()
+	n.Kill()
+	s.losses = append(s.losses, loss{node: n.Name, at: s.rec.Now(), kept: true})
+}
+
 // mayLose reports whether what an event wrote or read may have gone with a
-// controller that was killed. One with a journal keeps what it acknowledged, but
-// shows what it is about to.
+// controller that was killed. What it acknowledged may be safe; but it shows what it
+// is about to.
 func (s *stage) mayLose(e history.Event) bool {
 	return slices.ContainsFunc(s.losses, func(l loss) bool {
-		return e.Node == l.node && e.Return <= l.at && e.Return > l.at-int64(unsaid) && (!l.disk || e.Op.Kind == history.Get)
+		return e.Node == l.node && e.Return <= l.at && e.Return > l.at-int64(unsaid) && (!l.kept || e.Op.Kind == history.Get)
 	})
 }
 
@@ -203,6 +211,14 @@ func (s *stage) say(n *attunetest.Controller, lines ...string) string {
 		}
 		answer = append(answer, b[0])
 	}
+}
+
+// chainedOr is the workload that shows most: at the causal level that is Chained.
+func chainedOr(level string, w history.Workload) history.Workload {
+	if level == causal {
+		return history.Chained
+	}
+	return w
 }
 
 // eachReplica runs a row at the levels that need no leader. The short matrix takes

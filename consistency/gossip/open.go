@@ -58,6 +58,7 @@ type members struct {
 	journal *journal.Journal // nil without a data-dir
 	ident   journal.Identity
 	fatal   chan error
+	died    atomic.Bool   // what is written here is told nobody any more
 	belongs atomic.Bool   // ident is settled
 	changed chan struct{} // has room for one: members came or went
 	stirred chan struct{} // has room for one: there is something to send
@@ -270,6 +271,7 @@ func (e *Engine) tell() {
 
 // die ends this controller: what a failed write left on disk is unknown.
 func (e *Engine) die(err error) {
+	e.died.Store(true)
 	e.log.Error("the journal cannot be written; this controller stops", zap.Error(err))
 	select {
 	case e.fatal <- err:
@@ -377,7 +379,7 @@ func (e *Engine) settleIn() {
 					return
 				}
 				began = time.Now()
-			} else if wait := time.Since(began); wrote && wait > reunion || wait > orphanedAfter && e.eldest() {
+			} else if wait := time.Since(began); wrote && wait > reunion && !e.unheard() || wait > orphanedAfter && e.eldest() {
 				e.log.Warn("no controller of this cluster serves: going on with what is here", zap.Int("items", e.replica.Len()))
 				k.mu.Lock()
 				k.join()
@@ -406,6 +408,19 @@ func (e *Engine) sync(done chan error) bool {
 	for _, id := range k.order {
 		if p := k.peers[id]; p != nil && p.alive && p.ready && p.heard != 0 {
 			k.rec.sync(p, func(err error) { done <- err })
+			return true
+		}
+	}
+	return false
+}
+
+// unheard reports whether a live member has not told yet whether it serves.
+func (e *Engine) unheard() bool {
+	k := e.core
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range k.near {
+		if p.alive && p.heard == 0 {
 			return true
 		}
 	}
@@ -468,7 +483,7 @@ func (e *Engine) leave() {
 			has = has || p.alive && p.vv[k.id].seq >= k.own.seq
 		}
 		k.mu.Unlock()
-		if has || !alive {
+		if has || !alive || e.died.Load() {
 			break
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -54,12 +53,11 @@ type disk struct {
 	// extra are records besides what is in the ring.
 	extra []extra
 
-	buf    []byte // of persist alone, as the rest
-	ends   []int
-	recs   [][]byte
-	seqs   []dependency
-	saving sync.Mutex // held while a state is written
-	size   int64      // of the newest
+	buf  []byte // of persist alone, as the rest
+	ends []int
+	recs [][]byte
+	seqs []dependency
+	size int64 // of the newest state; of save alone
 }
 
 // extra is a record that belongs before what is at a position of the ring.
@@ -189,11 +187,15 @@ func (k *core) renew() error {
 
 // save writes a state if the journal has grown enough.
 func (k *core) save(ctx context.Context) error {
-	d := &k.disk
-	if d.journal.Size() < max(stateAfter, d.size) || !d.saving.TryLock() {
+	if d := &k.disk; d.journal.Size() < max(stateAfter, d.size) {
 		return nil
 	}
-	defer d.saving.Unlock()
+	return k.saveNow(ctx)
+}
+
+// saveNow writes a state.
+func (k *core) saveNow(ctx context.Context) error {
+	d := &k.disk
 	k.mu.Lock()
 	cut, err := k.replica.Cut()
 	if err != nil {

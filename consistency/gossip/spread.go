@@ -25,6 +25,8 @@ const (
 	// the member says that there are some who do not reach it.
 	stuckAfter = 500 * time.Millisecond
 	relayFor   = 5 * time.Second
+	// offsetTurn: the most that clocks differed is of one to two such times.
+	offsetTurn = 5 * time.Second
 	// slewStep is how many milliseconds a clock is set each stuckAfter: a twentieth.
 	slewStep = 25
 	// fullMesh is up to how many members everybody tells everybody. In a larger
@@ -41,15 +43,18 @@ type peer struct {
 
 	heard  time.Duration // of the last digest; 0 never
 	ready  bool
-	deaf   bool   // some that are alive do not reach it
-	offset int64  // of its clock to ours, in milliseconds
-	node   uint16 // the bits of its clock
-	vv     map[uint64]heardOf
-	hash   uint64 // of vv
-	told   uint64 // the hash as it tells
-	cell   sketch.Cell
-	floor  attune.Version
-	cut    attune.Version
+	deaf   bool  // some that are alive do not reach it
+	offset int64 // of its clock to ours, in milliseconds
+	// the most since turned, and the most in the offsetTurn before
+	latest, earlier int64
+	turned          time.Duration
+	node            uint16 // the bits of its clock
+	vv              map[uint64]heardOf
+	hash            uint64 // of vv
+	told            uint64 // the hash as it tells
+	cell            sketch.Cell
+	floor           attune.Version
+	cut             attune.Version
 
 	cursor uint64 // position in the ring of what it is sent next
 	full   bool   // it wants a whole digest
@@ -226,7 +231,8 @@ func (k *core) digest(from uint64, body []byte) {
 	now := k.clock.mono()
 	first := p.heard == 0
 	p.heard, p.ready, p.deaf = max(now, 1), d.flags&digestReady != 0, d.flags&digestDeaf != 0
-	p.offset, p.node = d.time-k.clock.now(), d.node
+	p.node = d.node
+	p.compare(d.time-k.clock.now(), first, now)
 	p.cell, p.floor, p.cut, p.told = d.cell, d.floor, d.collected, d.hash
 	if k.synced && p.id < k.id && uint64(d.node) == k.clock.node {
 		k.pickBits() // both came at once
@@ -255,6 +261,20 @@ func (k *core) digest(from uint64, body []byte) {
 	k.acks.heard(k)
 	k.rec.heard(p, now)
 	k.cut.heard(p, now)
+}
+
+// compare takes note of how much later a peer's clock showed than this one does now.
+// What the digest waited on its way makes that less, and a busy machine lets it wait
+// for seconds: so it is the most of a while that tells of the clocks.
+func (p *peer) compare(offset int64, first bool, now time.Duration) {
+	switch {
+	case first:
+		p.latest, p.earlier, p.turned = offset, offset, now
+	case now-p.turned >= offsetTurn:
+		p.latest, p.earlier, p.turned = offset, p.latest, now
+	}
+	p.latest = max(p.latest, offset)
+	p.offset = max(p.latest, p.earlier)
 }
 
 // wantsFull takes a FULL frame.
@@ -435,9 +455,17 @@ func (k *core) slew() {
 	switch {
 	case skewed:
 	case median > band:
-		k.clock.offset.Add(min(median-band, slewStep))
+		k.set(min(median-band, slewStep))
 	case median < -band:
-		k.clock.offset.Add(max(median+band, -slewStep))
+		k.set(max(median+band, -slewStep))
+	}
+}
+
+// set sets the clock by so many milliseconds.
+func (k *core) set(by int64) {
+	k.clock.offset.Add(by)
+	for _, p := range k.peers {
+		p.offset, p.latest, p.earlier = p.offset-by, p.latest-by, p.earlier-by
 	}
 }
 

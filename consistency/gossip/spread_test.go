@@ -453,3 +453,26 @@ func FuzzDigest(f *testing.F) {
 		}
 	})
 }
+
+// TestLateDigestsAreNoSkew: on a busy machine they wait for seconds, and it is not the
+// clocks that are off.
+func TestLateDigestsAreNoSkew(t *testing.T) {
+	s := newSimNet(simConfig{seed: 1, nodes: 3})
+	s.run(2 * time.Second)
+	busy := s.nodes[0]
+	s.heard = func(n *simNode, from uint64, kind byte, body []byte) bool {
+		if n != busy || kind != frameDigest || s.now/time.Second%4 == 0 {
+			return false
+		}
+		n.later(7*time.Second, func() { n.core.frame(from, kind, body) })
+		return true
+	}
+	for range 600 {
+		if s.run(100 * time.Millisecond); busy.core.skewed.Load() {
+			t.Fatal("taken for skewed")
+		}
+	}
+	if by := busy.core.clock.offset.Load(); by != 0 {
+		t.Errorf("slewed by %d ms", by)
+	}
+}
