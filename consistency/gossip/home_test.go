@@ -851,7 +851,9 @@ func TestCallsShareFrames(t *testing.T) {
 func TestHomesWaitForAcknowledgements(t *testing.T) {
 	bothLevels(t, 3, func(t *testing.T, s *homeNet) {
 		for _, x := range s.nodes {
+			x.core.mu.Lock()
 			x.core.acks.want = All
+			x.core.mu.Unlock()
 		}
 		key := s.keyOf(2)
 		for _, x := range s.nodes {

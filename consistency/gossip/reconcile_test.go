@@ -165,7 +165,11 @@ func TestPullIsOneMoment(t *testing.T) {
 	const pairs = 20
 	value := func(i int) []byte { return fmt.Appendf(nil, "%d %2000d", i, 0) }
 	number := func(v []byte) (n int) { _, _ = fmt.Sscan(string(v[:min(len(v), 10)]), &n); return n }
-	for seed := range uint64(5) {
+	seeds := uint64(5)
+	if raceEnabled {
+		seeds = 1
+	}
+	for seed := range seeds {
 		s := newSimNet(simConfig{seed: seed, nodes: 3, causal: true, delay: 10 * time.Millisecond, loss: 0.05})
 		s.run(time.Second)
 		for _, n := range s.nodes {
