@@ -299,7 +299,7 @@ func TestASetOvertakenGoesAgain(t *testing.T) {
 func TestMemoryLimitHolds(t *testing.T) {
 	limit := 8 << 20
 	if raceEnabled {
-		limit /= 4
+		limit /= 2
 	}
 	n := open(t, embedded(t), int64(limit))
 	for _, size := range []int{100, 5000, 200_000, 10} {
