@@ -39,7 +39,7 @@ fuzz:
 # short ones.
 faults:
 	ATTUNE_SIM_SEEDS=1000 go test -count 1 -run 'TestSimulation$$' ./consistency/ordered
-	ATTUNE_FAULTS=long go test -count 1 -timeout 60m -v ./faults/
+	ATTUNE_FAULTS=long go test -count 1 -timeout 120m -v ./faults/
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

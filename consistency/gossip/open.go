@@ -43,6 +43,7 @@ const (
 
 var (
 	errClosed = errors.New("this controller is shutting down")
+	errSilent = errors.New("the value is lost here, and a controller that may have it does not answer; try again")
 	errHello  = errors.New("a member answers what this version cannot read: run the same release on all controllers")
 )
 
@@ -507,7 +508,7 @@ func (e *Engine) left() error {
 // recover is Recover in a cluster.
 func (e *Engine) recover(ctx context.Context, key attune.Key, lost attune.Item) (attune.Item, error) {
 	for tries := 0; tries < recoverTries; {
-		value, err := e.fetcher.Fetch(ctx, key, lost)
+		value, sure, err := e.fetcher.Fetch(ctx, key, lost)
 		if err != nil {
 			return attune.Item{}, err
 		}
@@ -522,9 +523,10 @@ func (e *Engine) recover(ctx context.Context, key attune.Key, lost attune.Item) 
 			case <-ctx.Done():
 				return attune.Item{}, context.Cause(ctx)
 			}
-		} else {
+		} else if tries++; sure {
 			e.core.evict(key.Hash, lost.Version)
-			tries++
+		} else if tries == recoverTries {
+			return attune.Item{}, errSilent // gossip will tell whether it is alive
 		}
 		it, err := e.replica.Get(ctx, key, nil, false)
 		if !errors.Is(err, replica.ErrGone) {

@@ -150,7 +150,7 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 			it, err := e.replica.Get(e.ctx, w.key, nil, false)
 			switch {
 			case errors.Is(err, replica.ErrGone) && it.Stored == w.item.Stored:
-				f.value, err = e.fetcher.Fetch(e.ctx, w.key, it)
+				f.value, _, err = e.fetcher.Fetch(e.ctx, w.key, it)
 				f.gone = err == nil && f.value == nil
 			case errors.Is(err, replica.ErrGone):
 				err = nil // it has changed: it will be looked for again
@@ -186,7 +186,7 @@ const recoverTries = 5
 
 func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attune.Item, error) {
 	for range recoverTries {
-		value, err := e.fetcher.Fetch(e.ctx, key, item)
+		value, _, err := e.fetcher.Fetch(e.ctx, key, item)
 		if err != nil {
 			return attune.Item{}, err
 		}

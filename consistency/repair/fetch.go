@@ -37,15 +37,19 @@ func NewFetcher(c *cluster.Cluster, r *replica.Replica, peers func() []cluster.M
 }
 
 // Fetch asks the others for the bytes of exactly one version, and keeps them here.
-// Nil and no error: none of those that can be reached has them. Errors: the cause
-// of ctx.
-func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) ([]byte, error) {
+// Nil and no error: none of those that can be reached has them; sure says that all
+// who are believed to be alive said so. Errors: the cause of ctx.
+func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (value []byte, sure bool, err error) {
+	sure = true
 	body := binary.LittleEndian.AppendUint64(nil, uint64(it.Stored))
 	body = append(body, key.Text...)
 	for _, m := range f.peers() {
 		once, cancel := context.WithTimeout(ctx, fetchTimeout)
 		answer, err := f.cluster.Call(once, m.ID, callFetch, body)
 		cancel()
+		if err != nil {
+			sure = false
+		}
 		if err != nil || len(answer) == 0 {
 			continue
 		}
@@ -53,9 +57,9 @@ func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) ([]
 		if err := f.replica.Restore(ctx, key, it); err != nil {
 			f.log.Debug("fetched bytes could not be kept", zap.Error(err))
 		}
-		return it.Value, nil
+		return it.Value, true, nil
 	}
-	return nil, context.Cause(ctx)
+	return nil, sure, context.Cause(ctx)
 }
 
 // serve answers Fetch: a byte and the value, or nothing.
