@@ -168,6 +168,8 @@ func TestCallDeadline(t *testing.T) {
 		t.Error(err)
 	}
 	receive(t, "the handler's context ends", told)
+	a.calls.mu.Lock()
+	defer a.calls.mu.Unlock()
 	if n := len(a.calls.waiting); n != 0 {
 		t.Errorf("%d calls wait", n)
 	}
