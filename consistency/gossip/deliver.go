@@ -154,8 +154,6 @@ func (k *core) deliver(u *heldUpdate, now time.Duration) bool {
 	case u.seq <= p.seq || u.origin == k.id:
 		k.duplicates++
 		return false
-	case k.rec.holds():
-		// A transfer is under way, whose moment this must not come before.
 	case u.seq == p.seq+1 && k.covers(u.deps):
 		k.accept(u, p, now)
 		return true
@@ -196,9 +194,6 @@ func (k *core) covers(deps []dependency) bool {
 
 // release has what was held back take effect, as far as it may by now.
 func (k *core) release(now time.Duration) {
-	if k.rec.holds() {
-		return
-	}
 	for again := true; again; {
 		again = false
 		// In an order that all runs of a simulation share.

@@ -415,7 +415,3 @@ func (r *reconciler) forget(v []dependency) {
 		}
 	}
 }
-
-// holds reports whether updates must wait for the end of a pull, which is never the
-// case: see the head of this file.
-func (*reconciler) holds() bool { return false }
