@@ -130,9 +130,9 @@ func TestLikeMemcached(t *testing.T) {
 					t.Skip("a memcached before 1.6.45 takes broken commands otherwise in too many ways to list")
 				}
 				first := firstSeed(t)
-				n := seeds(t, 60)
+				n := seeds(t, 30)
 				if later { // the replies are known by then, only when they come is not
-					n = seeds(t, 20)
+					n = seeds(t, 10)
 				}
 				var chance int
 				allowed := map[string]int{}

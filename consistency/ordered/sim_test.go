@@ -862,7 +862,7 @@ func simSeeds(t testing.TB, few int) (first, count uint64) {
 // linearizable, every replica ends up the same, and the cluster works when the
 // faults end. ATTUNE_TEST_SEED repeats one run.
 func TestSimulation(t *testing.T) {
-	first, count := simSeeds(t, 60)
+	first, count := simSeeds(t, 30)
 	for seed := first; seed < first+count; seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			cryptotest.SetGlobalRandom(t, seed) // Raft draws its election timeouts from it
