@@ -158,8 +158,9 @@ func TestCallDeadline(t *testing.T) {
 	a, b := pair(t)
 	told := make(chan bool, 1)
 	b.HandleCall(testKind, func(ctx context.Context, _ uint64, _ []byte) ([]byte, error) {
-		<-ctx.Done() // the caller's deadline came along
+		<-ctx.Done() // the caller's deadline came along, a little early
 		told <- true
+		time.Sleep(100 * time.Millisecond) // an answer in time would be one
 		return nil, nil
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
