@@ -46,17 +46,19 @@ func (n *Node) openAdmin(context.Context) error {
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	whenOpen := func(h http.Handler) http.HandlerFunc {
+	// Not only when Open is done: a controller that came back to a lost quorum waits
+	// in there for good, and is told here to go on without.
+	whenEngine := func(h http.Handler) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			if !n.opened.Load() {
-				http.Error(w, n.Ready().Error(), http.StatusServiceUnavailable)
+			if n.health.Load() == nil {
+				http.Error(w, n.opening().Error(), http.StatusServiceUnavailable)
 				return
 			}
 			h.ServeHTTP(w, r)
 		}
 	}
-	mux.HandleFunc("GET /metrics", whenOpen(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
-	mux.HandleFunc("/recover", whenOpen(http.HandlerFunc(n.serveRecover)))
+	mux.HandleFunc("GET /metrics", whenEngine(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.
 		mux.Handle("/loglevel", n.cfg.LogLevel)

@@ -3,6 +3,10 @@ package controller
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -216,4 +220,60 @@ func TestNoQuorum(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A controller that comes back to a lost quorum serves no clients, but shows how far
+// it is and can be told to go on alone.
+func TestRecoverAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	nodes := startThree(t, consistency.Linearizable, func(i int, cfg *Config) {
+		cfg.DataDir, cfg.Admin = fmt.Sprintf("%s/%d", dir, i), attunetest.FreeAddr(t)
+	})
+	dial(t, nodes[0]).ask("set k 0 0 1\r\nv\r\n", "STORED\r\n")
+	attunetest.Eventually(t, "all have it applied", func() bool {
+		for _, n := range nodes {
+			if n.replicaStats().Items != 1 {
+				return false
+			}
+		}
+		return true
+	})
+	closeAll(nodes...)
+
+	opened := make(chan *Node, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		n, err := Open(ctx, nodes[0].cfg)
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- n
+	}()
+	admin := "http://" + nodes[0].cfg.Admin
+	attunetest.Eventually(t, "it shows what it has applied", func() bool {
+		resp, err := http.Get(admin + "/metrics")
+		if err != nil {
+			return false // not there yet
+		}
+		defer resp.Body.Close()
+		raw, _ := io.ReadAll(resp.Body)
+		body := string(raw)
+		return strings.Contains(body, "\nattune_ready 0\n") && strings.Contains(body, "\nattune_items 1\n") &&
+			regexp.MustCompile(`\nattune_raft_index\{of="applied"\} [1-9]`).MatchString(body)
+	})
+	resp, err := http.PostForm(admin+"/recover", url.Values{"force-new-cluster": {"yes"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 {
+		t.Fatalf("/recover: %d %s", resp.StatusCode, body)
+	}
+	n := <-opened
+	if n == nil {
+		t.FailNow()
+	}
+	t.Cleanup(func() { closeAll(n) })
+	dial(t, n).ask("get k\r\nset k 0 0 1\r\nw\r\n", "VALUE k 0 1\r\nv\r\nEND\r\nSTORED\r\n")
 }

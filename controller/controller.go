@@ -32,10 +32,11 @@ type Node struct {
 	shards []*shard // of the one keyspace; see route
 	// cluster is there while the engine looks for its place in it, and later.
 	cluster atomic.Pointer[cluster.Cluster]
-	health  atomic.Pointer[func() error] // of the engine, once there is one
-	opened  atomic.Bool                  // Open is done: before, only the admin address answers
-	giveUp  context.CancelCauseFunc      // ends Open
-	fatal   chan error                   // has room for one
+	// health is of the engine, once there is one: shards do not change from then on.
+	health  atomic.Pointer[func() error]
+	opened  atomic.Bool             // Open is done: before, only the admin address answers
+	giveUp  context.CancelCauseFunc // ends Open
+	fatal   chan error              // has room for one
 	stripes []counters
 	loops   []*loop // empty where connections have goroutines
 
