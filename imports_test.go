@@ -33,7 +33,7 @@ var allowed = map[string][]string{
 	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster"},
 
 	"consistency/codec":           {""},
-	"consistency/repair":          {"", "replica", "cluster"},
+	"consistency/repair":          {"", "kvadapter", "replica", "cluster"},
 	"consistency/gossip/sketch":   {},
 	"consistency/gossip/journal":  {},
 	"consistency/ordered/raftlog": {},

@@ -70,6 +70,8 @@ type shard struct {
 	// remote says that bytes are outside this process: whoever reads or writes
 	// them waits in place.
 	remote bool
+	// peers says that there may be others who have bytes that are out of reach here.
+	peers bool
 	// alone says that engine and bytes have only this process to do with: a
 	// request waits for nothing, so it gets no deadline, and a barrier changes
 	// nothing, so the clock need not be read again behind it. Both are a tenth of
@@ -135,8 +137,8 @@ func (n *Node) openShard(ctx context.Context) error {
 		return err
 	}
 	_, inProcess := backend.(kvadapter.Memory)
-	sh := &shard{backend: backend, remote: !inProcess}
 	alone := n.cfg.Alone()
+	sh := &shard{backend: backend, remote: !inProcess, peers: !alone}
 	sh.alone = inProcess && alone && n.cfg.wrap == nil
 	sh.engine, err = consistency.Open(ctx, n.cfg.Level, consistency.Options{
 		OpenReplica: func(o replica.Options) (*replica.Replica, error) {

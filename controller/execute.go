@@ -159,7 +159,7 @@ func (s *session) look(sh *shard, op *attune.Op) (attune.Item, error) {
 			s.work.value = item.Value[:0]
 		}
 	}
-	if errors.Is(err, replica.ErrGone) {
+	if errors.Is(err, replica.ErrGone) || errors.Is(err, kvadapter.ErrUnavailable) && sh.peers {
 		return s.retrieve(sh, op, item)
 	}
 	return item, err

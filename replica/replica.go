@@ -167,8 +167,8 @@ func (r *Replica) Peek(key attune.Key, bump bool) attune.Item {
 
 // Get is Peek with the Value. One shorter than [kvadapter.Large] is appended to
 // buf[:0], growing it if it must; a larger one is shared and must not be
-// modified. An absent key is the zero Item and no error. Errors: [ErrGone], with
-// the Item as indexed; [ErrBusy]; those of the backend.
+// modified. An absent key is the zero Item and no error. Errors: [ErrGone], and
+// those of the backend, with the Item as indexed; [ErrBusy].
 func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool) (attune.Item, error) {
 	s := r.segment(key.Hash)
 	s.mu.Lock()
@@ -215,7 +215,7 @@ func (r *Replica) verify(ctx context.Context, key attune.Key, it attune.Item, re
 	for range maxReads {
 		found := err == nil
 		if !found && !errors.Is(err, kvadapter.ErrNotFound) {
-			return attune.Item{}, err
+			return it, err
 		}
 		if found && r.wrote(&it, &rec) {
 			it.Value = notNil(rec.Value)

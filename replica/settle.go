@@ -79,16 +79,26 @@ func (s *segment) value(it *attune.Item, buf []byte, h attune.KeyHash) []byte {
 // change moves no bytes or the backend is in this process. Errors: the
 // backend's, or the cause of ctx; the bytes may be there or not, and the engine
 // evicts exactly that version (after a failed deletion there is nothing to do:
-// the index has no entry, and no stamp will match).
+// the index has no entry, and no stamp will match), or has a peer that has them.
 func (r *Replica) Settle(ctx context.Context, c *attune.Change) error {
-	if r.memory != nil || !r.stages(c) {
+	if !r.Stages(c) {
 		return nil
 	}
-	s := r.segment(c.Key.Hash)
+	return r.SettleVersion(ctx, c.Key.Hash, c.Item.Version)
+}
+
+// SettleVersion is Settle for a change that is not at hand any more. It must be
+// called once for every change that [Replica.Stages].
+func (r *Replica) SettleVersion(ctx context.Context, h attune.KeyHash, v attune.Version) error {
+	s := r.segment(h)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return r.settle(ctx, s, s.stage[c.Key.Hash], c.Item.Version)
+	return r.settle(ctx, s, s.stage[h], v)
 }
+
+// Stages reports whether c, when it was applied, had something to bring to a
+// backend outside this process.
+func (r *Replica) Stages(c *attune.Change) bool { return r.memory == nil && r.stages(c) }
 
 // stages reports whether c, applied over a backend elsewhere, is sent there. An
 // eviction is not: the store makes room as it likes.

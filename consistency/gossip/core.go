@@ -44,7 +44,7 @@ type core struct {
 	log     *zap.Logger
 	// remote takes over changes whose bytes must be brought to a store outside
 	// this process.
-	remote func(attune.Change)
+	remote func(*attune.Change)
 
 	skewed atomic.Bool // its clock is off: it must not write
 
@@ -103,7 +103,7 @@ func newCore(id uint64, causal bool, r *replica.Replica, c *clock, w world, log 
 	k := &core{
 		id: id, causal: causal, replica: r, clock: c, world: w, log: log,
 		vv: make(map[uint64]*progress), ring: newRing(ringBytes), peers: make(map[uint64]*peer), left: make(map[uint64]bool),
-		sketch: newSketch(r), remote: func(attune.Change) {},
+		sketch: newSketch(r), remote: func(*attune.Change) {},
 	}
 	k.own = k.reach(id)
 	k.batch, k.deps = make([]heldUpdate, 0, lookahead), make([]dependency, 0, 8*lookahead)
@@ -304,7 +304,7 @@ func (k *core) apply(rec *codec.Record) {
 	}
 	k.applied++
 	k.sketched(c.Key.Hash, was, is)
-	k.remote(*c)
+	k.remote(c)
 }
 
 // observe has the clock keep up with a version from elsewhere, unless that is so

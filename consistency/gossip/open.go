@@ -43,7 +43,6 @@ const (
 
 var (
 	errClosed = errors.New("this controller is shutting down")
-	errSilent = errors.New("the value is lost here, and a controller that may have it does not answer; try again")
 	errHello  = errors.New("a member answers what this version cannot read: run the same release on all controllers")
 )
 
@@ -127,7 +126,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	k.maxSkew, k.synced, k.acks.want = e.o.MaxSkew, founded, e.o.WriteAcks
 	k.cut.maxAge = e.o.TombstoneMaxAge
 	e.stage = repair.NewStager(e.replica, e.log)
-	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.others, e.log)
+	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.others)
 	if !e.replica.Immediate() {
 		k.remote = e.stage.Add
 	}
@@ -516,21 +515,29 @@ func (e *Engine) recover(ctx context.Context, key attune.Key, lost attune.Item) 
 			lost.Value = value
 			return lost, nil
 		}
-		if e.clock.now()-millis(lost.Version) < young.Milliseconds() {
+		it, err := e.replica.Get(ctx, key, nil, false)
+		missing, gone := repair.Missing(err)
+		switch {
+		case !missing:
+			return it, err
+		case it.Stored != lost.Stored:
+			tries++ // it was written meanwhile
+		case e.clock.now()-millis(lost.Version) < young.Milliseconds():
 			// Those who were asked may be about to get it.
 			select {
 			case <-time.After(young / 16):
 			case <-ctx.Done():
 				return attune.Item{}, context.Cause(ctx)
 			}
-		} else if tries++; sure {
-			e.core.evict(key.Hash, lost.Version)
-		} else if tries == recoverTries {
-			return attune.Item{}, errSilent // gossip will tell whether it is alive
-		}
-		it, err := e.replica.Get(ctx, key, nil, false)
-		if !errors.Is(err, replica.ErrGone) {
-			return it, err
+		case sure && gone:
+			e.core.evict(key.Hash, it.Version)
+			tries++
+		case sure:
+			return attune.Item{}, err // it may be in the store here
+		default:
+			if tries++; tries == recoverTries {
+				return attune.Item{}, repair.ErrSilent // gossip will tell whether it is alive
+			}
 		}
 		lost = it
 	}

@@ -85,7 +85,7 @@ func (r *reconciler) merge(c *attune.Change) bool {
 	if applied {
 		k.sketched(c.Key.Hash, was, is)
 		k.noteHeld(c)
-		k.remote(*c)
+		k.remote(c)
 	}
 	return applied
 }
@@ -236,7 +236,7 @@ func (r *reconciler) install(now time.Duration) bool {
 	for i := range changes {
 		if applied[i] {
 			k.noteHeld(&changes[i])
-			k.remote(changes[i])
+			k.remote(&changes[i])
 		}
 	}
 	r.reached(between, now)

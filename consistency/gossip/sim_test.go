@@ -104,7 +104,7 @@ func (w *story) attend(n *simNode) {
 	if w.b.noDeps {
 		n.core.causal = false
 	}
-	n.core.remote = func(c attune.Change) { w.arrived(n, &c) }
+	n.core.remote = func(c *attune.Change) { w.arrived(n, c) }
 }
 
 func (w *story) fault(format string, args ...any) {

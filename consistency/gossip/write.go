@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
@@ -144,8 +145,9 @@ func (e *Engine) read(ctx context.Context, op *attune.Op, bump bool, s *scratch)
 		buf = nil
 	}
 	it, err := e.replica.Get(ctx, op.Key, buf, bump)
-	if errors.Is(err, replica.ErrGone) {
-		return e.Recover(ctx, op.Key, it)
+	if missing, gone := repair.Missing(err); gone || missing && e.core != nil {
+		key := attune.Key{Text: append([]byte(nil), op.Key.Text...), Hash: op.Key.Hash}
+		return e.Recover(ctx, key, it)
 	}
 	if c := cap(it.Value); !keep && c > cap(s.read) && c < kvadapter.Large {
 		s.read = it.Value
@@ -198,6 +200,10 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 		*res = attune.Result{Status: attune.OutOfMemory}
 		return true
 	}
+	if stores && e.core != nil && e.stage.Behind() {
+		*res = attune.Result{Status: attune.Failed, Err: repair.ErrBehind}
+		return true
+	}
 	applied, err := e.commit(c, now)
 	if !applied && err != nil {
 		*res = failure(err)
@@ -210,8 +216,14 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 		// after it.
 		return false
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case e.core == nil:
 		err = e.replica.Settle(ctx, c)
+	default:
+		// The others have it soon, so it need not wait for the store here, and does not
+		// fail with it.
+		e.stage.Add(c)
 	}
 	switch {
 	case c.Item.Deleted:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -148,11 +149,14 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 		for _, w := range wants {
 			f := fetched{stored: w.item.Stored}
 			it, err := e.replica.Get(e.ctx, w.key, nil, false)
-			switch {
-			case errors.Is(err, replica.ErrGone) && it.Stored == w.item.Stored:
-				f.value, _, err = e.fetcher.Fetch(e.ctx, w.key, it)
-				f.gone = err == nil && f.value == nil
-			case errors.Is(err, replica.ErrGone):
+			switch missing, gone := repair.Missing(err); {
+			case missing && it.Stored == w.item.Stored:
+				here := err
+				var sure bool
+				if f.value, sure, err = e.fetcher.Fetch(e.ctx, w.key, it); err == nil && f.value == nil {
+					f.gone, err = sure && gone, out(here, sure)
+				}
+			case missing:
 				err = nil // it has changed: it will be looked for again
 				f.stored = 0
 			default:
@@ -166,12 +170,13 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 }
 
 // stageChange hands the bytes of an applied change on to the store.
-func (e *Engine) stageChange(ch attune.Change) { e.stage.Add(ch) }
+func (e *Engine) stageChange(ch *attune.Change) { e.stage.Add(ch) }
 
 // Recover finds the bytes of an item that this replica has in its index and not
 // in its store: at a peer, of exactly that version. If no peer that can be reached
 // has them, the item is evicted, by the log and so everywhere: the miss that
-// c.Res[0] is then holds for all. It always answers later.
+// c.Res[0] is then holds for all. It is not while a member that is alive, or the store
+// here, may have them and does not say. It always answers later.
 func (e *Engine) Recover(c *attune.Call, key attune.Key, item attune.Item) bool {
 	key.Text = append([]byte(nil), key.Text...)
 	e.tasks.Go(func() {
@@ -186,13 +191,25 @@ const recoverTries = 5
 
 func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attune.Item, error) {
 	for range recoverTries {
-		value, _, err := e.fetcher.Fetch(e.ctx, key, item)
+		value, sure, err := e.fetcher.Fetch(e.ctx, key, item)
 		if err != nil {
 			return attune.Item{}, err
 		}
 		if value != nil {
 			item.Value = value
 			return item, nil
+		}
+		it, err := e.replica.Get(e.ctx, key, nil, false)
+		missing, gone := repair.Missing(err)
+		if !missing {
+			return it, err
+		}
+		if it.Stored != item.Stored { // it was written meanwhile
+			item = it
+			continue
+		}
+		if err := out(err, sure); !gone || err != nil {
+			return attune.Item{}, err
 		}
 		done := make(chan struct{})
 		evict := &attune.Call{Ctx: c.Ctx, Deadline: c.Deadline, Done: func() { close(done) }}
@@ -206,13 +223,25 @@ func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attu
 		if err := e.waitApplied(evict); err != nil {
 			return attune.Item{}, err
 		}
-		got, err := e.replica.Get(e.ctx, key, nil, false)
-		if !errors.Is(err, replica.ErrGone) {
-			return got, err
+		if it, err = e.replica.Get(e.ctx, key, nil, false); err == nil || !errors.Is(err, replica.ErrGone) {
+			return it, err
 		}
-		item = got
+		item = it
 	}
 	return attune.Item{}, replica.ErrBusy
+}
+
+// out is why bytes are out of reach and not lost: here is what the store here said,
+// sure whether all others said that they do not have them. Nil: they are lost.
+func out(here error, sure bool) error {
+	switch {
+	case !errors.Is(here, replica.ErrGone):
+		return here
+	case !sure:
+		return repair.ErrSilent
+	default:
+		return nil
+	}
 }
 
 // waitApplied returns when what c has seen is applied here.

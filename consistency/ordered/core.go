@@ -57,7 +57,7 @@ type world interface {
 	fetchBytes(r *request, wanted []wanted)
 	// stageChange takes over the bytes of an applied change for a store outside this
 	// process.
-	stageChange(change attune.Change)
+	stageChange(change *attune.Change)
 	// saveState writes cut and the values to disk, closes cut, and has
 	// core.stateSaved called.
 	saveState(snap *pb.Snapshot, cut *replica.Cut)
@@ -439,6 +439,6 @@ func (c *core) applyChange(ch *attune.Change, entrySize int) {
 		return
 	}
 	if !c.replica.Immediate() {
-		c.world.stageChange(*ch)
+		c.world.stageChange(ch)
 	}
 }

@@ -106,7 +106,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	}
 	e.core.replica = e.replica
 	e.stage = repair.NewStager(e.replica, e.log)
-	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.peers, e.log)
+	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.peers)
 	if known {
 		err = e.load()
 	} else if founded {

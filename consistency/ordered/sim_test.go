@@ -472,7 +472,7 @@ func (n *simNode) fetchBytes(r *request, wants []wanted) {
 	})
 }
 
-func (n *simNode) stageChange(attune.Change) {}
+func (n *simNode) stageChange(*attune.Change) {}
 
 // Clients.
 

@@ -6,10 +6,9 @@ import (
 	"errors"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -19,24 +18,37 @@ const (
 	fetchTimeout      = 300 * time.Millisecond
 )
 
+// ErrSilent is why an item is neither shown nor removed whose bytes are lost here.
+var ErrSilent = errors.New("the value is lost here, and a controller that may have it does not answer; try again")
+
 var errRequest = errors.New("a request for bytes that cannot be read")
 
 // Fetcher gets bytes from other controllers, and gives them those they ask for.
 type Fetcher struct {
 	cluster *cluster.Cluster
 	replica *replica.Replica
+	stage   *Stager
 	peers   func() []cluster.Member
-	log     *zap.Logger
 }
 
-// NewFetcher begins to answer the others. peers are those to ask, best first.
-func NewFetcher(c *cluster.Cluster, r *replica.Replica, peers func() []cluster.Member, log *zap.Logger) *Fetcher {
-	f := &Fetcher{c, r, peers, log}
+// NewFetcher begins to answer the others. peers are those to ask, best first; stage
+// gets what is fetched.
+func NewFetcher(c *cluster.Cluster, r *replica.Replica, stage *Stager, peers func() []cluster.Member) *Fetcher {
+	f := &Fetcher{c, r, stage, peers}
 	c.HandleCall(callFetch, f.serve) // the answer may be long, the question is not
 	return f
 }
 
-// Fetch asks the others for the bytes of exactly one version, and keeps them here.
+// Missing reports whether err, of reading an item here, says no more than that the
+// store here does not give its bytes: others may. gone says that they are lost here,
+// and not just out of reach.
+func Missing(err error) (missing, gone bool) {
+	gone = errors.Is(err, replica.ErrGone)
+	return gone || errors.Is(err, kvadapter.ErrUnavailable), gone
+}
+
+// Fetch asks the others for the bytes of exactly one version, and has them brought to
+// the store here. It keeps key.
 // Nil and no error: none of those that can be reached has them; sure says that all
 // who are believed to be alive said so. Errors: the cause of ctx.
 func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (value []byte, sure bool, err error) {
@@ -54,9 +66,7 @@ func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (va
 			continue
 		}
 		it.Value = answer[1:]
-		if err := f.replica.Restore(ctx, key, it); err != nil {
-			f.log.Debug("fetched bytes could not be kept", zap.Error(err))
-		}
+		f.stage.Restore(key, it) // the store here may be what nobody should wait for
 		return it.Value, true, nil
 	}
 	return nil, sure, context.Cause(ctx)
@@ -70,6 +80,9 @@ func (f *Fetcher) serve(ctx context.Context, _ uint64, body []byte) ([]byte, err
 	key := attune.Key{Text: body[8:], Hash: f.replica.Hash(body[8:])}
 	answer := make([]byte, 1, 4<<10)
 	it, err := f.replica.Get(ctx, key, answer[1:], false)
+	if err != nil && !errors.Is(err, replica.ErrGone) {
+		return nil, err // the store may have it, and cannot say so
+	}
 	if err != nil || it.Version == 0 || uint64(it.Stored) != binary.LittleEndian.Uint64(body) {
 		return nil, nil
 	}
