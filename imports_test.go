@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"cluster":             {}, // it carries frames, and does not know what is in them
 	"consistency/gossip":  {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/gossip/sketch", "consistency/gossip/journal"},
 	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/ordered/raftlog"},
-	"consistency":         {"", "replica", "cluster", "consistency/gossip", "consistency/gossip/journal", "consistency/ordered", "consistency/ordered/raftlog"},
+	"consistency":         {"", "replica", "cluster", "consistency/repair", "consistency/gossip", "consistency/gossip/journal", "consistency/ordered", "consistency/ordered/raftlog"},
 	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster"},
 
 	"consistency/codec":           {""},

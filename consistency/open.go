@@ -13,6 +13,7 @@ import (
 	"github.com/attunekv/attune/consistency/gossip/journal"
 	"github.com/attunekv/attune/consistency/ordered"
 	"github.com/attunekv/attune/consistency/ordered/raftlog"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -45,7 +46,10 @@ type Options struct {
 	WriteAcks       int
 	MaxSkew         time.Duration
 	TombstoneMaxAge time.Duration
-	Log             *zap.Logger
+	// RepairRate is how many bytes a second are fetched from others for a backend
+	// outside this process that lacks them, 0 for no limit.
+	RepairRate int64
+	Log        *zap.Logger
 }
 
 // AllAcks is a WriteAcks of every controller that is alive.
@@ -56,6 +60,12 @@ type (
 	GossipStatus = gossip.Status
 	PeerStatus   = gossip.PeerStatus
 )
+
+// RepairStatus is how a store outside this process is.
+type RepairStatus = repair.Status
+
+// Repairing is an [Engine] that gets from others what its store has lost.
+type Repairing interface{ Repairs() RepairStatus }
 
 // Status and MemberStatus are what a Group tells of itself.
 type (
@@ -93,7 +103,7 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 			}
 		}
 		e, err := ordered.Open(ctx, ordered.Options{
-			Sequential: level == Sequential, Name: o.Node, Expect: o.Expect, MaxItem: o.MaxItem,
+			Sequential: level == Sequential, Name: o.Node, Expect: o.Expect, MaxItem: o.MaxItem, RepairRate: o.RepairRate,
 			DataDir: o.DataDir, Sync: sync, OpenReplica: o.OpenReplica, Log: o.Log,
 			OpenCluster: func(id uint64) (*cluster.Cluster, error) { return o.OpenCluster(id, kindOrdered) },
 		})
@@ -103,7 +113,7 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 		return e, nil
 	case Causal, Eventual:
 		g := gossip.Options{
-			OpenReplica: o.OpenReplica, Node: o.Node, MaxItem: o.MaxItem, Causal: level == Causal,
+			OpenReplica: o.OpenReplica, Node: o.Node, MaxItem: o.MaxItem, RepairRate: o.RepairRate, Causal: level == Causal,
 			WriteAcks: o.WriteAcks, MaxSkew: o.MaxSkew, TombstoneMaxAge: o.TombstoneMaxAge,
 			DataDir: o.DataDir, Timeout: ErrTimeout, Log: o.Log,
 		}
@@ -134,10 +144,12 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 const kindOrdered = "ordered"
 
 var (
-	_ Engine = (*ordered.Engine)(nil)
-	_ Group  = (*ordered.Engine)(nil)
-	_ Engine = spreading{}
-	_ Engine = Gossiping{}
+	_ Engine    = (*ordered.Engine)(nil)
+	_ Group     = (*ordered.Engine)(nil)
+	_ Engine    = spreading{}
+	_ Engine    = Gossiping{}
+	_ Repairing = (*ordered.Engine)(nil)
+	_ Repairing = Gossiping{}
 )
 
 // spreading is the gossip engine with the names of [Engine].
@@ -158,6 +170,9 @@ type Gossiping struct{ spreading }
 
 // Fatal delivers the reason why this controller must stop, should there be one.
 func (g Gossiping) Fatal() <-chan error { return g.e.Fatal() }
+
+// Repairs tells how the store outside this process is.
+func (g Gossiping) Repairs() RepairStatus { return g.e.Repairs() }
 
 // Status tells how this member and the others are.
 func (g Gossiping) Status() GossipStatus { return g.e.Status() }

@@ -82,6 +82,9 @@ func (n *Node) clusterStats(emit func(string, any)) {
 	} else {
 		gossipStats(s.Status(), emit)
 	}
+	if st, ok := n.repairs(); ok {
+		repairStats(st, emit)
+	}
 	for _, m := range n.members() {
 		line := fmt.Sprintf("%s %s %s %s %s", m.State, m.Role, orNone(m.Listen), orNone(m.Admin), orNone(m.Lag))
 		if gossips {
@@ -89,6 +92,29 @@ func (n *Node) clusterStats(emit func(string, any)) {
 		}
 		emit("member_"+m.Name, line)
 	}
+}
+
+// repairs is how the store of this node is, if it is outside this process and there
+// are others.
+func (n *Node) repairs() (st consistency.RepairStatus, ok bool) {
+	r, ok := n.shards[0].engine.(consistency.Repairing)
+	if ok = ok && n.shards[0].remote; ok {
+		st = r.Repairs()
+	}
+	return st, ok
+}
+
+func repairStats(st consistency.RepairStatus, emit func(string, any)) {
+	emit("store_waiting_bytes", st.Waiting)
+	emit("store_not_taken", st.Lost)
+	emit("store_asked_others", st.Asked)
+	emit("store_repaired", st.Found)
+	emit("fill_from", orNone(st.Fill.From))
+	emit("fill_looked", st.Fill.Looked)
+	emit("fill_of", st.Fill.Of)
+	emit("fill_lacking", st.Fill.Lacking)
+	emit("fill_fetched", st.Fill.Fetched)
+	emit("fill_passes", st.Fill.Passes)
 }
 
 func orderedStats(st consistency.Status, emit func(string, any)) {

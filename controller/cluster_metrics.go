@@ -44,6 +44,10 @@ var (
 	forgottenDesc = prometheus.NewDesc("attune_gossip_forgotten_total", "Dead items that were forgotten.", nil, nil)
 	expelledDesc  = prometheus.NewDesc("attune_gossip_expelled_total", "Absent members that the others ceased to wait for.", nil, nil)
 	homeDesc      = prometheus.NewDesc("attune_gossip_forwarded_total", "Commands that the home of their key decides: sent there, decided here for others, refused to others, or sent and without an answer.", []string{"what"}, nil)
+	stageDesc     = prometheus.NewDesc("attune_store_waiting_bytes", "Values on their way to a backend outside this process.", nil, nil)
+	repairDesc    = prometheus.NewDesc("attune_store_values_total", "Values that a backend outside this process did not take, those the other controllers were asked for, those of them that were repaired so, and those fetched to fill it.", []string{"what"}, nil)
+	fillingDesc   = prometheus.NewDesc("attune_store_filling", "1 while the backend outside this process is being filled from another controller.", nil, nil)
+	fillDesc      = prometheus.NewDesc("attune_store_fill_items", "Of the pass under way, or the last: items looked for, of about how many, and those that were lacking.", []string{"which"}, nil)
 	aliveDesc     = prometheus.NewDesc("attune_member_up", "1 if a member is alive, as gossip has it.", []string{"member"}, nil)
 	peerBytesDesc = prometheus.NewDesc("attune_peer_bytes_total", "Bytes exchanged with other controllers.", []string{"class", "direction"}, nil)
 	peerDropDesc  = prometheus.NewDesc("attune_peer_dropped_total", "Frames to other controllers that were dropped.", []string{"class"}, nil)
@@ -65,6 +69,17 @@ func (n *Node) collectCluster(count, gauge func(d *prometheus.Desc, v float64, l
 		collectOrdered(g.Status(), count, gauge)
 	} else if s, ok := n.gossiping(); ok {
 		collectGossip(s.Status(), count, gauge)
+	}
+	if st, ok := n.repairs(); ok {
+		gauge(stageDesc, float64(st.Waiting))
+		gauge(fillingDesc, flag(st.Fill.From != ""))
+		gauge(fillDesc, float64(st.Fill.Looked), "looked")
+		gauge(fillDesc, float64(st.Fill.Of), "of")
+		gauge(fillDesc, float64(st.Fill.Lacking), "lacking")
+		count(repairDesc, float64(st.Lost), "not_taken")
+		count(repairDesc, float64(st.Asked), "asked")
+		count(repairDesc, float64(st.Found), "repaired")
+		count(repairDesc, float64(st.Fill.Fetched), "filled")
 	}
 	for _, m := range c.Members() {
 		gauge(aliveDesc, flag(m.Alive), m.Name)

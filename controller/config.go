@@ -58,6 +58,9 @@ type Config struct {
 	TombstoneMaxAge time.Duration
 	// Backend is a kvadapter URL.
 	Backend string
+	// RepairRate is how many bytes a second are fetched from other controllers for a
+	// backend outside this process that lacks them; 0 is no limit.
+	RepairRate int64
 	// MemoryLimit bounds index and in-process values together, in bytes;
 	// 0 is no limit.
 	MemoryLimit int64
@@ -107,6 +110,7 @@ func Default() Config {
 		MaxSkew:         5 * time.Second,
 		TombstoneMaxAge: 24 * time.Hour,
 		Backend:         "embedded",
+		RepairRate:      64 << 20,
 		MemoryLimit:     1 << 30,
 		MaxItemSize:     1 << 20,
 		MaxConns:        10000,

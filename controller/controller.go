@@ -154,7 +154,8 @@ func (n *Node) openShard(ctx context.Context) error {
 		DataDir:     n.cfg.DataDir,
 		Sync:        n.cfg.Sync,
 		WriteAcks:   n.cfg.WriteAcks, MaxSkew: n.cfg.MaxSkew, TombstoneMaxAge: n.cfg.TombstoneMaxAge,
-		Log: n.log,
+		RepairRate: n.cfg.RepairRate,
+		Log:        n.log,
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())

@@ -98,6 +98,13 @@ type Scanner interface {
 	Scan(ctx context.Context, fn func(key []byte, stamp Stamp, size int) bool) error
 }
 
+// Counter is a Backend that knows how many records it holds, whoever put them.
+type Counter interface {
+	// Items is about how many there are. Errors: ErrUnavailable if that is not known
+	// of all of its parts, the cause of ctx.
+	Items(ctx context.Context) (int64, error)
+}
+
 // Stat is one named figure of a backend, for `stats` and /metrics.
 type Stat struct {
 	Name  string // lower case, underscores

@@ -35,6 +35,26 @@ const (
 // the number of items; no lock is held while w writes. Errors: [ErrNoScan], the
 // backend's, w's.
 func (r *Replica) Export(ctx context.Context, w io.Writer) error {
+	return r.export(ctx, w, func(each func(text []byte) bool) error {
+		return r.Scan(ctx, func(text []byte, _ attune.Item) bool { return each(text) })
+	})
+}
+
+// ExportKeys is [Replica.Export] for the keys named, and needs no list of them. Those
+// whose bytes are not here are passed over.
+func (r *Replica) ExportKeys(ctx context.Context, w io.Writer, texts [][]byte) error {
+	return r.export(ctx, w, func(each func(text []byte) bool) error {
+		for _, text := range texts {
+			if !each(text) {
+				break
+			}
+		}
+		return context.Cause(ctx)
+	})
+}
+
+// export writes the bytes of the keys that list tells until each returns false.
+func (r *Replica) export(ctx context.Context, w io.Writer, list func(each func(text []byte) bool) error) error {
 	buffer := bufio.NewWriterSize(w, recordBuffer)
 	out := sumWriter{w: buffer}
 	if err := out.write([]byte{recordFormat}); err != nil {
@@ -46,7 +66,7 @@ func (r *Replica) Export(ctx context.Context, w io.Writer) error {
 		head   = make([]byte, 0, 13+maxKey)
 		value  []byte
 	)
-	err := r.Scan(ctx, func(text []byte, _ attune.Item) bool {
+	err := list(func(text []byte) bool {
 		var it attune.Item
 		it, failed = r.Get(ctx, attune.Key{Text: text, Hash: r.Hash(text)}, value, false)
 		if errors.Is(failed, ErrGone) || errors.Is(failed, ErrBusy) || failed == nil && it.Version == 0 {
@@ -195,6 +215,33 @@ func (r *Replica) lacks(ctx context.Context, key attune.Key, stored attune.Versi
 		return true, nil
 	}
 	return !r.wrote(&it, &rec), err
+}
+
+// Lacking returns those of keys that the index names bytes of which the backend does
+// not have. Nothing counts as read. Errors: the backend's, the cause of ctx.
+func (r *Replica) Lacking(ctx context.Context, keys []attune.Key) (lacking []attune.Key, err error) {
+	var named []attune.Key
+	var items []attune.Item
+	for _, key := range keys {
+		s := r.segment(key.Hash)
+		s.mu.Lock()
+		if e := r.lookup(s, key.Hash); e != nil && !e.bare() && s.stage[key.Hash] == nil {
+			named, items = append(named, key), append(items, e.item())
+		}
+		s.mu.Unlock()
+	}
+	recs, errs := make([]kvadapter.Record, len(named)), make([]error, len(named))
+	r.fetch(ctx, named, recs, errs)
+	for i, key := range named {
+		switch {
+		case errs[i] == nil && r.wrote(&items[i], &recs[i]):
+		case errs[i] == nil, errors.Is(errs[i], kvadapter.ErrNotFound):
+			lacking = append(lacking, key)
+		default:
+			return lacking, errs[i]
+		}
+	}
+	return lacking, nil
 }
 
 // Restore keeps it.Value, the bytes of it.Stored, which a peer had and the

@@ -276,8 +276,7 @@ func (r *Replica) Prefetch(key attune.Key) {
 // and errs[i] answer keys[i]. Values are in memory of their own, or shared by
 // equal keys.
 func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attune.Item, errs []error, bump bool) {
-	batcher, ok := r.backend.(kvadapter.Batcher)
-	if !ok || r.memory != nil || len(keys) == 1 {
+	if _, ok := r.backend.(kvadapter.Batcher); !ok || r.memory != nil || len(keys) == 1 {
 		for i, key := range keys {
 			items[i], errs[i] = r.Get(ctx, key, nil, bump)
 		}
@@ -306,9 +305,20 @@ func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attun
 		return
 	}
 	recs, failed := make([]kvadapter.Record, len(missing)), make([]error, len(missing))
-	batcher.GetMulti(ctx, missing, recs, failed)
+	r.fetch(ctx, missing, recs, failed)
 	for j, i := range place {
 		items[i], errs[i] = r.verify(ctx, keys[i], items[i], recs[j], failed[j], nil)
+	}
+}
+
+// fetch gets what the backend has of keys, in one round trip if it can.
+func (r *Replica) fetch(ctx context.Context, keys []attune.Key, recs []kvadapter.Record, errs []error) {
+	if b, ok := r.backend.(kvadapter.Batcher); ok {
+		b.GetMulti(ctx, keys, recs, errs)
+		return
+	}
+	for i, key := range keys {
+		recs[i], errs[i] = r.backend.Get(ctx, key, nil)
 	}
 }
 

@@ -8,6 +8,9 @@ import (
 	"github.com/attunekv/attune/kvadapter"
 )
 
+// ErrNoCount is returned by Held when the backend does not count.
+var ErrNoCount = errors.New("the backend does not tell how many records it has")
+
 // ErrNoScan is returned by Scan when the backend cannot list its keys: the
 // index knows hashes only.
 var ErrNoScan = errors.New("the backend cannot list its keys")
@@ -28,4 +31,13 @@ func (r *Replica) Scan(ctx context.Context, fn func(key []byte, it attune.Item) 
 		}
 		return fn(text, it)
 	})
+}
+
+// Held is about how many records the backend has, those that the index does not name
+// included. Errors: [ErrNoCount], the backend's.
+func (r *Replica) Held(ctx context.Context) (int64, error) {
+	if c, ok := r.backend.(kvadapter.Counter); ok {
+		return c.Items(ctx)
+	}
+	return 0, ErrNoCount
 }

@@ -84,6 +84,8 @@ var allSettings = []setting{
 		func(s *settings, v string) (err error) { s.TombstoneMaxAge, err = duration(v); return }},
 	{"backend", "embedded", "where bytes are kept: embedded, or memcached://host:port[,host:port...]",
 		func(s *settings, v string) error { s.Backend = v; return nil }},
+	{"repair-rate", "64MiB", "bytes a second that are fetched from other controllers for a backend that has lost some; 0 is no limit",
+		func(s *settings, v string) (err error) { s.RepairRate, err = size(v); return }},
 	{"memory-limit", "1GiB", "memory for index and embedded values together; 0 is no limit",
 		func(s *settings, v string) (err error) { s.MemoryLimit, err = size(v); return }},
 	{"max-item-size", "1MiB", "largest value a client may store, up to 128MiB",

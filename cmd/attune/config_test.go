@@ -111,7 +111,7 @@ func TestShippedConfigHoldsEverySettingDocumentedAtItsDefault(t *testing.T) {
 func TestEverySettingCanBeSetInThreeWays(t *testing.T) {
 	other := map[string]string{
 		"name": "n2", "listen": "127.0.0.1:1, unix:/tmp/a", "admin": "off", "consistency": "linearizability",
-		"backend": "memcached://h:1,h:2?timeout=1s", "memory-limit": "2GiB", "max-item-size": "2MiB",
+		"backend": "memcached://h:1,h:2?timeout=1s", "memory-limit": "2GiB", "repair-rate": "1MiB", "max-item-size": "2MiB",
 		"max-conns": "7", "threads": "3", "idle-timeout": "1m", "op-timeout": "2s", "drain-timeout": "3s",
 		"disable-flush-all": "true", "enable-shutdown": "true", "pprof": "true",
 		"log-level": "debug", "log-format": "json",

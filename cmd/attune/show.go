@@ -69,6 +69,13 @@ func show(ctx context.Context, out io.Writer, servers []string) error {
 		_, err := fmt.Fprintln(out, "one controller alone")
 		return err
 	}
+	if stats["store_repaired"] != "" {
+		fmt.Fprintf(out, "store: %s bytes on their way to it, %s values repaired from others, %s filled", stats["store_waiting_bytes"], stats["store_repaired"], stats["fill_fetched"])
+		if from := stats["fill_from"]; from != "-" {
+			fmt.Fprintf(out, "; filling from %s, %s of %s items", from, stats["fill_looked"], stats["fill_of"])
+		}
+		fmt.Fprintln(out)
+	}
 	if stats["origin"] != "" {
 		waits := ""
 		if why := stats["collection_waits"]; why != "" {

@@ -54,6 +54,9 @@ type Options struct {
 	// TombstoneMaxAge is how long an absent member keeps the others from forgetting
 	// what was deleted.
 	TombstoneMaxAge time.Duration
+	// RepairRate is how many bytes a second are fetched for a store that lacks them,
+	// 0 for no limit.
+	RepairRate int64
 	// DataDir keeps the journal, as Sync says; empty for none: a controller that
 	// restarts is a new member.
 	DataDir string

@@ -17,6 +17,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
@@ -83,6 +84,7 @@ func openHomes(t testing.TB, n int, causal bool) *homeNet {
 		x := &homeNode{net: s, at: i, id: uint64(1000 + i), stirs: make(chan struct{}, 1), links: make(map[homeLink]chan homeFrame), down: make(map[int]bool)}
 		r := replica.Open(replica.Options{Backend: embedded(t), Gen: 1, Seed: 1, Tombstones: true})
 		e := &Engine{replica: r, stop: make(chan struct{})}
+		e.stage = repair.NewStager(r, zap.NewNop())
 		e.flush.changed = make(chan struct{}, 1)
 		e.scratches.New = func() any { return &scratch{built: make([]byte, 0, builtSize)} }
 		e.clock = newClock(x.id, start.UnixMilli(), func() time.Duration { return time.Since(start) })

@@ -54,6 +54,7 @@ type members struct {
 	cluster *cluster.Cluster
 	stage   *repair.Stager
 	fetcher *repair.Fetcher
+	filler  *repair.Filler
 	homes   *homes
 	journal *journal.Journal // nil without a data-dir
 	ident   journal.Identity
@@ -127,6 +128,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	k.cut.maxAge = e.o.TombstoneMaxAge
 	e.stage = repair.NewStager(e.replica, e.log)
 	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.others)
+	e.filler = repair.NewFiller(e.cluster, e.replica, e.others, e.o.RepairRate, e.log)
 	if !e.replica.Immediate() {
 		k.remote = e.stage.Add
 	}
@@ -153,6 +155,9 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	e.running.Go(e.tickle)
 	e.running.Go(e.tell)
 	e.running.Go(e.settleIn)
+	if !e.replica.Immediate() {
+		e.running.Go(func() { e.filler.Run(e.ctx) })
+	}
 	if e.journal != nil {
 		e.running.Go(e.renew)
 		e.running.Go(e.save)

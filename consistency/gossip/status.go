@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/attunekv/attune/consistency/repair"
 )
 
 // Status is what one member knows of its cluster.
@@ -55,6 +57,9 @@ type PeerStatus struct {
 	Equal  bool          // it has exactly what is here
 	Offset time.Duration // of its clock to this one
 }
+
+// Repairs tells how the store is.
+func (e *Engine) Repairs() repair.Status { return repair.StatusOf(e.stage, e.fetcher, e.filler) }
 
 // Status tells how this member and the others are.
 func (e *Engine) Status() Status {

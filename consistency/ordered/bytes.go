@@ -45,11 +45,17 @@ func (e *Engine) receiveCut(m *pb.Message) (*replica.Prepared, error) {
 	return e.replica.Prepare(r)
 }
 
-// hydrate fetches the values that an installed snapshot lacks. Stores outside
-// this process fetch each when it is asked for: they may still have them.
+// hydrate fetches the values that an installed snapshot lacks. A store outside this
+// process may still have them, so it is asked first; and if the others cannot list
+// theirs, as their stores are out of order, each is fetched when it is asked for.
 func (e *Engine) hydrate() {
 	if !e.replica.Immediate() {
-		e.post(e.core.bytesHere)
+		e.tasks.Go(func() {
+			if err := e.filler.Once(e.ctx); err != nil {
+				e.log.Warn("values that the store here lacks could not be fetched; each will be when it is asked for", zap.Error(err))
+			}
+			e.post(e.core.bytesHere)
+		})
 		return
 	}
 	e.tasks.Go(func() {

@@ -40,6 +40,9 @@ type Options struct {
 	// MaxItem is the largest value that may come of an append, in bytes; 0 is no
 	// limit.
 	MaxItem int
+	// RepairRate is how many bytes a second are fetched for a store that lacks them,
+	// 0 for no limit.
+	RepairRate int64
 	// DataDir and Sync are where and how the Raft log is kept. Without DataDir a
 	// controller that restarts is a new member.
 	DataDir string
@@ -67,6 +70,7 @@ type Engine struct {
 	ident   raftlog.Identity
 	stage   *repair.Stager
 	fetcher *repair.Fetcher
+	filler  *repair.Filler
 
 	ready  chan struct{} // closed by the loop when the level is first served
 	status atomic.Pointer[Status]

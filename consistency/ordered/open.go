@@ -107,6 +107,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.core.replica = e.replica
 	e.stage = repair.NewStager(e.replica, e.log)
 	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.peers)
+	e.filler = repair.NewFiller(e.cluster, e.replica, e.peers, e.o.RepairRate, e.log)
 	if known {
 		err = e.load()
 	} else if founded {
@@ -127,6 +128,9 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.loops.Add(1)
 	go e.run()
 	e.tasks.Go(e.join)
+	if !e.replica.Immediate() {
+		e.tasks.Go(func() { e.filler.Run(e.ctx) })
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/repair"
 )
 
 type trackerProgress = tracker.Progress
@@ -60,6 +61,9 @@ func (e *Engine) Status() Status {
 	}
 	return Status{}
 }
+
+// Repairs tells how the store is.
+func (e *Engine) Repairs() repair.Status { return repair.StatusOf(e.stage, e.fetcher, e.filler) }
 
 // describe makes a Status.
 func (c *core) describe() *Status {

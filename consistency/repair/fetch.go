@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/attunekv/attune"
@@ -29,12 +30,14 @@ type Fetcher struct {
 	replica *replica.Replica
 	stage   *Stager
 	peers   func() []cluster.Member
+
+	asked, found atomic.Int64
 }
 
 // NewFetcher begins to answer the others. peers are those to ask, best first; stage
 // gets what is fetched.
 func NewFetcher(c *cluster.Cluster, r *replica.Replica, stage *Stager, peers func() []cluster.Member) *Fetcher {
-	f := &Fetcher{c, r, stage, peers}
+	f := &Fetcher{cluster: c, replica: r, stage: stage, peers: peers}
 	c.HandleCall(callFetch, f.serve) // the answer may be long, the question is not
 	return f
 }
@@ -52,6 +55,7 @@ func Missing(err error) (missing, gone bool) {
 // Nil and no error: none of those that can be reached has them; sure says that all
 // who are believed to be alive said so. Errors: the cause of ctx.
 func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (value []byte, sure bool, err error) {
+	f.asked.Add(1)
 	sure = true
 	body := binary.LittleEndian.AppendUint64(nil, uint64(it.Stored))
 	body = append(body, key.Text...)
@@ -65,6 +69,7 @@ func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (va
 		if err != nil || len(answer) == 0 {
 			continue
 		}
+		f.found.Add(1)
 		it.Value = answer[1:]
 		f.stage.Restore(key, it) // the store here may be what nobody should wait for
 		return it.Value, true, nil

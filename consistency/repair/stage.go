@@ -154,12 +154,6 @@ func (s *Stager) queue(st staged) bool {
 // not take is given up. What others have written is still taken: they may have kept it.
 func (s *Stager) Behind() bool { return s.bytes.Load() > stageBytes/2 }
 
-// Waiting is how many bytes wait for the store.
-func (s *Stager) Waiting() int64 { return s.bytes.Load() }
-
-// Lost is how many values the store did not get since the start.
-func (s *Stager) Lost() int64 { return s.lost.Load() }
-
 // Close gives up what is on its way, and what is added from then on.
 func (s *Stager) Close() {
 	s.cancel(errClosed)
