@@ -14,6 +14,7 @@ import (
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -153,12 +154,17 @@ func TestSureIfAllSaidNo(t *testing.T) {
 // TestNotSureIfSomebodyDidNotSay: who cannot answer may have the bytes, whoever
 // else says no.
 func TestNotSureIfSomebodyDidNotSay(t *testing.T) {
+	broken := func(err error) func(context.Context, string, string) error {
+		return func(context.Context, string, string) error { return err }
+	}
 	for _, row := range []struct {
 		name   string
 		mute   []int
 		before func(context.Context, string, string) error
 	}{
 		{"no such handler", []int{1}, nil},
+		{"too late", nil, func(ctx context.Context, _, _ string) error { <-ctx.Done(); return context.Cause(ctx) }},
+		{"a store that cannot be reached", nil, broken(kvadapter.ErrUnavailable)},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			all := peers(t, 3, row.mute...)
