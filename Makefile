@@ -22,8 +22,13 @@ lint:
 	$(STATICCHECK) ./...
 	cd internal/bench/peers && go vet ./...
 
+# What the race detector changes, such as allocations, or makes too slow is left out
+# under it and tested without: here are the tests that look at raceEnabled for that.
+WITHOUT_RACE = NoAllocations|(HotPath|Waiting)DoesNotAllocate|IdleConnectionsAreCheap|PullCostsWhatDiffers|TheDeadAreForgottenByAll|CutsGoOnUnderLoad|RandomRunsShowWhatIsBroken
+
 race:
 	go test -race -timeout 10m ./...
+	go test -run '^Test($(WITHOUT_RACE))$$' ./consistency/gossip ./controller
 
 # Every fuzz target of the tree for FUZZTIME. One that finds something leaves it
 # under testdata/fuzz of its package, where every later test runs it; so a second

@@ -2,5 +2,4 @@
 
 package controller
 
-// raceEnabled: the detector changes what memory and time things take.
 const raceEnabled = false

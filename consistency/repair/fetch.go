@@ -77,7 +77,8 @@ func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (va
 	return nil, sure, context.Cause(ctx)
 }
 
-// serve answers Fetch: a byte and the value, or nothing.
+// serve answers Fetch: a byte and the value, or nothing if it does not have that.
+// A store that failed, or is late, may have it: that is an error.
 func (f *Fetcher) serve(ctx context.Context, _ uint64, body []byte) ([]byte, error) {
 	if len(body) < 9 {
 		return nil, errRequest
@@ -85,10 +86,12 @@ func (f *Fetcher) serve(ctx context.Context, _ uint64, body []byte) ([]byte, err
 	key := attune.Key{Text: body[8:], Hash: f.replica.Hash(body[8:])}
 	answer := make([]byte, 1, 4<<10)
 	it, err := f.replica.Get(ctx, key, answer[1:], false)
-	if err != nil && !errors.Is(err, replica.ErrGone) {
+	switch {
+	case errors.Is(err, replica.ErrGone), errors.Is(err, replica.ErrBusy):
+		return nil, nil
+	case err != nil:
 		return nil, err // the store may have it, and cannot say so
-	}
-	if err != nil || it.Version == 0 || uint64(it.Stored) != binary.LittleEndian.Uint64(body) {
+	case it.Version == 0 || uint64(it.Stored) != binary.LittleEndian.Uint64(body):
 		return nil, nil
 	}
 	return append(answer, it.Value...), nil

@@ -158,4 +158,9 @@ func (s *Stager) Behind() bool { return s.bytes.Load() > stageBytes/2 }
 func (s *Stager) Close() {
 	s.cancel(errClosed)
 	s.running.Wait()
+	for _, lane := range s.lanes {
+		for len(lane) > 0 {
+			s.settle(<-lane)
+		}
+	}
 }

@@ -1,0 +1,217 @@
+package repair_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/repair"
+	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/kvadapter"
+	"github.com/attunekv/attune/replica"
+)
+
+// peer is a node among others.
+type peer struct {
+	node
+	id      uint64
+	cluster *cluster.Cluster
+	fetcher *repair.Fetcher // nil: it answers nobody
+}
+
+// peers are n nodes that know each other. The first asks the others in order, and
+// all but those that are mute answer.
+func peers(t testing.TB, n int, mute ...int) []*peer {
+	t.Helper()
+	var all []*peer
+	var seeds []string
+	for i := range n {
+		id := rand.Uint64() | 1
+		c, err := cluster.Open(cluster.Options{
+			Name: fmt.Sprint("n", i), ID: id, Kind: "test", Expect: n,
+			Peer: "127.0.0.1:0", Gossip: "127.0.0.1:0", Join: seeds,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.Belong([16]byte{1})
+		seeds = []string{c.GossipAddr()}
+		all = append(all, &peer{newNode(), id, c, nil})
+	}
+	others := func() (ms []cluster.Member) {
+		for _, p := range all[1:] {
+			ms = append(ms, cluster.Member{ID: p.id})
+		}
+		return ms
+	}
+	for i, p := range all {
+		silent := false
+		for _, m := range mute {
+			silent = silent || m == i
+		}
+		if !silent {
+			p.fetcher = repair.NewFetcher(p.cluster, p.Replica, stager(t, p.node), others)
+		}
+		for _, o := range all {
+			attunetest.Eventually(t, "all know all", func() bool {
+				m, ok := p.cluster.Member(o.id)
+				return ok && m.Alive
+			})
+		}
+	}
+	return all
+}
+
+// lost is a key whose bytes the node's store has lost.
+func (p *peer) lost(t testing.TB, text string, v attune.Version, value string) attune.Item {
+	t.Helper()
+	p.put(t, text, v, value)
+	p.store.forget(text)
+	it, err := p.Get(t.Context(), p.key(text), nil, false)
+	if !errors.Is(err, replica.ErrGone) {
+		t.Fatalf("the bytes of %s are not lost: %v", text, err)
+	}
+	return it
+}
+
+// fetch asks the others for the bytes of an item.
+func (p *peer) fetch(t testing.TB, text string, it attune.Item) (value string, found, sure bool) {
+	t.Helper()
+	b, sure, err := p.fetcher.Fetch(within(t), p.key(text), it)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b), b != nil, sure
+}
+
+// TestLostBytesComeFromAPeerAndAreKept: of exactly the version that is asked for,
+// from whoever has it, and only once.
+func TestLostBytesComeFromAPeerAndAreKept(t *testing.T) {
+	all := peers(t, 3)
+	a, b, c := all[0], all[1], all[2]
+	it := a.lost(t, "k", 7, "seven")
+	b.put(t, "k", 6, "six")
+	c.put(t, "k", 7, "seven")
+	if value, found, sure := a.fetch(t, "k", it); value != "seven" || !found || !sure {
+		t.Errorf("fetched %q, found %v, sure %v", value, found, sure)
+	}
+	attunetest.Eventually(t, "what was fetched is kept", func() bool { return a.store.has("k") == 7 })
+	if got, err := a.get(t, "k"); got != "seven" || err != nil {
+		t.Errorf("what was fetched reads %q, %v", got, err)
+	}
+
+	// A touch makes a version and no bytes: those of the version before it count.
+	touch := attune.Change{Key: c.key("k"), Prior: 7, Item: it}
+	touch.Item.Expires = 1 << 42
+	c.applied(t, touch, 9)
+	a.store.forget("k")
+	if value, found, _ := a.fetch(t, "k", it); value != "seven" || !found {
+		t.Errorf("a touch hid the bytes: %q, %v", value, found)
+	}
+
+	// The key may change while its bytes are looked for: they are good for who
+	// asked, and are not put over newer ones.
+	a.put(t, "k", 10, "ten")
+	if value, _, _ := a.fetch(t, "k", it); value != "seven" {
+		t.Errorf("fetched %q", value)
+	}
+	if got, err := a.get(t, "k"); got != "ten" || err != nil {
+		t.Errorf("old bytes replaced newer ones: %q, %v", got, err)
+	}
+}
+
+// TestSureIfAllSaidNo: who never had the key, has another version of it, or has
+// lost the bytes itself has said no.
+func TestSureIfAllSaidNo(t *testing.T) {
+	all := peers(t, 3)
+	a, b, c := all[0], all[1], all[2]
+	for key, has := range map[string]func(*peer){
+		"absent": func(*peer) {},
+		"older":  func(p *peer) { p.put(t, "older", 6, "six") },
+		"newer":  func(p *peer) { p.put(t, "newer", 8, "eight") },
+		"forgot": func(p *peer) { p.lost(t, "forgot", 7, "seven") },
+		"deleted": func(p *peer) {
+			p.put(t, "deleted", 7, "seven")
+			p.applied(t, attune.Change{Key: p.key("deleted"), Prior: 7, Item: attune.Item{Deleted: true}}, 8)
+		},
+	} {
+		it := a.lost(t, key, 7, "seven")
+		has(b)
+		has(c)
+		if value, found, sure := a.fetch(t, key, it); found || !sure {
+			t.Errorf("%s: fetched %q, found %v, sure %v", key, value, found, sure)
+		}
+	}
+}
+
+// TestNotSureIfSomebodyDidNotSay: who cannot answer may have the bytes, whoever
+// else says no.
+func TestNotSureIfSomebodyDidNotSay(t *testing.T) {
+	broken := func(err error) func(context.Context, string, string) error {
+		return func(context.Context, string, string) error { return err }
+	}
+	for _, row := range []struct {
+		name   string
+		mute   []int
+		before func(context.Context, string, string) error
+	}{
+		{"no such handler", []int{1}, nil},
+		{"too late", nil, func(ctx context.Context, _, _ string) error { <-ctx.Done(); return context.Cause(ctx) }},
+		{"a store that cannot be reached", nil, broken(kvadapter.ErrUnavailable)},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			all := peers(t, 3, row.mute...)
+			a, b, c := all[0], all[1], all[2]
+			it := a.lost(t, "k", 7, "seven")
+			b.put(t, "k", 7, "seven")
+			if row.before != nil {
+				b.store.before = row.before
+			}
+			if value, found, sure := a.fetch(t, "k", it); found || sure {
+				t.Errorf("fetched %q, found %v, sure %v", value, found, sure)
+			}
+			// The next has them: that settles it.
+			c.put(t, "k", 7, "seven")
+			if value, found, sure := a.fetch(t, "k", it); value != "seven" || !found || !sure {
+				t.Errorf("then fetched %q, found %v, sure %v", value, found, sure)
+			}
+		})
+	}
+}
+
+// TestFetchEndsWithItsContext, and says why.
+func TestFetchEndsWithItsContext(t *testing.T) {
+	all := peers(t, 2)
+	a, b := all[0], all[1]
+	it := a.lost(t, "k", 7, "seven")
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	b.put(t, "k", 7, "seven")
+	b.store.before = func(ctx context.Context, _, _ string) error {
+		cancel(why)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	if value, sure, err := a.fetcher.Fetch(ctx, a.key("k"), it); value != nil || sure || !errors.Is(err, why) {
+		t.Errorf("fetched %q, sure %v, %v", value, sure, err)
+	}
+}
+
+// TestARequestThatCannotBeReadIsAnError, and not a no.
+func TestARequestThatCannotBeReadIsAnError(t *testing.T) {
+	all := peers(t, 2)
+	a, b := all[0], all[1]
+	const kind = 3 * cluster.MinKind
+	for _, body := range [][]byte{nil, make([]byte, 7), binary.LittleEndian.AppendUint64(nil, 7)} {
+		answer, err := a.cluster.Call(within(t), b.id, kind, body)
+		if remote := (*cluster.RemoteError)(nil); !errors.As(err, &remote) {
+			t.Errorf("%d bytes: answered %q, %v", len(body), answer, err)
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package repair_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency/repair"
+	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/replica"
+)
+
+// stager starts one that ends with the test.
+func stager(t testing.TB, n node) *repair.Stager {
+	t.Helper()
+	s := repair.NewStager(n.Replica, zap.NewNop())
+	t.Cleanup(s.Close)
+	return s
+}
+
+// TestAKeyKeepsItsOrderOnTheWayToTheStore: versions may be skipped, as only the
+// newest matters, and none comes after a newer one.
+func TestAKeyKeepsItsOrderOnTheWayToTheStore(t *testing.T) {
+	n := newNode()
+	s := stager(t, n)
+	const keys, versions = 8, 3000
+	last := make(map[string]attune.Version)
+	for v := range attune.Version(versions) {
+		key := fmt.Sprint("k", rand.IntN(keys))
+		ch := attune.Change{Key: n.key(key), Prior: attune.AnyVersion, Item: attune.Item{Value: []byte("v"), Size: 1}}
+		if last[key] != 0 && rand.IntN(10) == 0 {
+			ch.Item = attune.Item{Deleted: true}
+		}
+		if last[key] = v + 1; ch.Item.Deleted {
+			last[key] = 0 // and nothing is to be left of it
+		}
+		s.Add(n.applied(t, ch, v+1))
+	}
+	for key, v := range last {
+		attunetest.Eventually(t, fmt.Sprintf("the store has version %d of %s, and no other", v, key), func() bool {
+			return n.store.has(key) == v
+		})
+	}
+	n.store.mu.Lock()
+	defer n.store.mu.Unlock()
+	for key, puts := range n.store.puts {
+		if !slices.IsSorted(puts) {
+			t.Errorf("%s came to the store in the order %v", key, puts)
+		}
+	}
+}
+
+// TestAKeyThatTheStoreKeepsWaitingHoldsUpItsLaneOnly: many changes of one key
+// wait for each other, and most other keys do not wait for them.
+func TestAKeyThatTheStoreKeepsWaitingHoldsUpItsLaneOnly(t *testing.T) {
+	n := newNode()
+	n.store.before = func(ctx context.Context, _, key string) error {
+		if key == "slow" {
+			<-ctx.Done()
+		}
+		return ctx.Err()
+	}
+	s := stager(t, n)
+	for v := range attune.Version(100) {
+		s.Add(n.apply(t, "slow", v+1, "x"))
+	}
+	const others = 64
+	for i := range others {
+		s.Add(n.apply(t, fmt.Sprint("other", i), 1, "x"))
+	}
+	attunetest.Eventually(t, "most of the other keys are in the store", func() bool {
+		there := 0
+		for i := range others {
+			there += int(n.store.has(fmt.Sprint("other", i)))
+		}
+		return there > others/2
+	})
+	if v := n.store.has("slow"); v != 0 {
+		t.Errorf("the store took version %d of a key it does not take", v)
+	}
+}
+
+// TestWhatIsOverTheBoundIsGivenUpAndNotWaitedFor: while the store takes nothing,
+// Add returns, what waits can be read, and sooner or later a change does not wait
+// any more: its bytes are to be had from a peer. What waits arrives.
+func TestWhatIsOverTheBoundIsGivenUpAndNotWaitedFor(t *testing.T) {
+	n := newNode()
+	open := make(chan struct{})
+	release := sync.OnceFunc(func() { close(open) })
+	n.store.before = func(_ context.Context, verb, _ string) error {
+		if verb == "put" {
+			<-open // longer than a store may take
+		}
+		return nil
+	}
+	s := repair.NewStager(n.Replica, zap.NewNop())
+	defer returns(t, "Close returned", s.Close)
+	defer release()
+
+	const many = 1 << 18
+	value := string(make([]byte, 512))
+	first, over := "", ""
+	for i := 0; over == "" && i < many; i++ {
+		key := fmt.Sprint("k", i)
+		if n.key(key).Hash[1]%16 != 0 {
+			continue // keys of one lane are enough
+		}
+		if first == "" {
+			first = key
+		}
+		s.Add(n.apply(t, key, 1, value))
+		switch got, err := n.get(t, key); {
+		case errors.Is(err, replica.ErrGone):
+			over = key
+		case err != nil || got != value:
+			t.Fatalf("what waits for the store reads %d bytes, %v", len(got), err)
+		}
+	}
+	if over == "" {
+		t.Fatalf("%d values wait for a store that takes none", many)
+	}
+	release()
+	attunetest.Eventually(t, "what waited is in the store", func() bool { return n.store.has(first) == 1 })
+	if n.store.has(over) != 0 {
+		t.Errorf("%s was given up, and is in the store", over)
+	}
+	if _, err := n.get(t, over); !errors.Is(err, replica.ErrGone) {
+		t.Errorf("what was given up reads %v, not %v", err, replica.ErrGone)
+	}
+}
+
+// TestAStoreThatFailsLosesNothingButThatValue: the next change of the key, and
+// other keys, go on as if nothing had been. Every call has its time.
+func TestAStoreThatFailsLosesNothingButThatValue(t *testing.T) {
+	n := newNode()
+	var fail, untimed atomic.Bool
+	fail.Store(true)
+	n.store.before = func(ctx context.Context, verb, _ string) error {
+		if _, ok := ctx.Deadline(); !ok && verb == "put" {
+			untimed.Store(true)
+		}
+		if fail.Load() && verb == "put" {
+			return errors.New("no")
+		}
+		return nil
+	}
+	s := stager(t, n)
+	s.Add(n.apply(t, "k", 1, "old"))
+	attunetest.Eventually(t, "the value is given up", func() bool {
+		_, err := n.get(t, "k")
+		return errors.Is(err, replica.ErrGone)
+	})
+	fail.Store(false)
+	s.Add(n.apply(t, "k", 2, "new"))
+	attunetest.Eventually(t, "the store has the next one", func() bool { return n.store.has("k") == 2 })
+	if got, err := n.get(t, "k"); got != "new" || err != nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if untimed.Load() {
+		t.Error("a store may take as long as it likes")
+	}
+}
+
+// TestCloseGivesUpWhatIsOnItsWay: it does not wait for a store that takes nothing.
+func TestCloseGivesUpWhatIsOnItsWay(t *testing.T) {
+	n := newNode()
+	entered := make(chan struct{}, 1)
+	n.store.before = func(ctx context.Context, verb, _ string) error {
+		if verb != "put" {
+			return nil
+		}
+		select {
+		case entered <- struct{}{}:
+		default:
+		}
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	s := repair.NewStager(n.Replica, zap.NewNop())
+	const keys = 100
+	for i := range keys {
+		s.Add(n.apply(t, fmt.Sprint("k", i), 1, "x"))
+	}
+	<-entered
+	returns(t, "Close returned", s.Close)
+	for i := range keys {
+		if _, err := n.get(t, fmt.Sprint("k", i)); !errors.Is(err, replica.ErrGone) {
+			t.Fatalf("k%d is neither in the store nor given up: %v", i, err)
+		}
+	}
+}
