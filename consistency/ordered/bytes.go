@@ -178,6 +178,9 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 // stageChange hands the bytes of an applied change on to the store.
 func (e *Engine) stageChange(ch *attune.Change) { e.stage.Add(ch) }
 
+// behind implements world.
+func (e *Engine) behind() bool { return e.stage.Behind() }
+
 // Recover finds the bytes of an item that this replica has in its index and not
 // in its store: at a peer, of exactly that version. If no peer that can be reached
 // has them, the item is evicted, by the log and so everywhere: the miss that

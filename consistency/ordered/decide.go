@@ -8,6 +8,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/consistency/codec"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
@@ -370,6 +371,10 @@ func (c *core) decideOp(r *request, op *attune.Op, res *attune.Result) {
 			c.add(attune.Change{Key: op.Key, Item: attune.Item{Deleted: true}, Prior: attune.AnyVersion}, -1)
 		}
 		*res = attune.Result{Status: attune.OutOfMemory}
+		return
+	}
+	if stores && c.world.behind() {
+		*res = attune.Result{Status: attune.Failed, Err: repair.ErrBehind}
 		return
 	}
 	ch.Stamp(c.nextVersion(b.now))

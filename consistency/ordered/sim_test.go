@@ -473,6 +473,7 @@ func (n *simNode) fetchBytes(r *request, wants []wanted) {
 }
 
 func (n *simNode) stageChange(*attune.Change) {}
+func (n *simNode) behind() bool               { return false }
 
 // Clients.
 

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/repair"
@@ -22,6 +24,7 @@ type peer struct {
 	id      uint64
 	cluster *cluster.Cluster
 	fetcher *repair.Fetcher // nil: it answers nobody
+	filler  *repair.Filler
 }
 
 // peers are n nodes that know each other. The first asks the others in order, and
@@ -42,7 +45,7 @@ func peers(t testing.TB, n int, mute ...int) []*peer {
 		t.Cleanup(func() { c.Close() })
 		c.Belong([16]byte{1})
 		seeds = []string{c.GossipAddr()}
-		all = append(all, &peer{newNode(), id, c, nil})
+		all = append(all, &peer{node: newNode(), id: id, cluster: c})
 	}
 	others := func() (ms []cluster.Member) {
 		for _, p := range all[1:] {
@@ -57,6 +60,7 @@ func peers(t testing.TB, n int, mute ...int) []*peer {
 		}
 		if !silent {
 			p.fetcher = repair.NewFetcher(p.cluster, p.Replica, stager(t, p.node), others)
+			p.filler = repair.NewFiller(p.cluster, p.Replica, others, 0, zap.NewNop())
 		}
 		for _, o := range all {
 			attunetest.Eventually(t, "all know all", func() bool {

@@ -26,8 +26,8 @@ const (
 	fillBatch = 256
 	// fillEvery is how often the store is asked how much it has.
 	fillEvery = 5 * time.Second
-	// fillPause and fillPauseMost are between two passes.
-	fillPause     = 10 * time.Second
+	// fillPauseMost is the longest pause between two passes; the shortest is twice
+	// fillEvery.
 	fillPauseMost = 10 * time.Minute
 	// fillSlack is how many items the store may lack, and fillShare as a share of
 	// all, before they are looked for: each read of one finds it, too.
@@ -43,6 +43,7 @@ type Filler struct {
 	replica *replica.Replica
 	peers   func() []cluster.Member
 	rate    int64
+	every   time.Duration // fillEvery
 	log     *zap.Logger
 
 	mu     sync.Mutex
@@ -62,7 +63,7 @@ type FillStatus struct {
 // NewFiller begins to answer the others, and sees to the store here once it is
 // [Filler.Run]. rate is how many bytes are fetched in a second, 0 for no limit.
 func NewFiller(c *cluster.Cluster, r *replica.Replica, peers func() []cluster.Member, rate int64, log *zap.Logger) *Filler {
-	f := &Filler{cluster: c, replica: r, peers: peers, rate: rate, log: log}
+	f := &Filler{cluster: c, replica: r, peers: peers, rate: rate, every: fillEvery, log: log}
 	c.HandleStream(streamKeys, f.serveKeys)
 	c.HandleStream(streamValues, f.serveValues)
 	return f
@@ -78,8 +79,8 @@ func (f *Filler) Status() FillStatus {
 // Run watches the store until ctx ends.
 func (f *Filler) Run(ctx context.Context) {
 	var seen watch
-	pause, next, turn := fillPause, time.Time{}, 0
-	tick := time.NewTicker(fillEvery)
+	pause, next, turn := 2*f.every, time.Time{}, 0
+	tick := time.NewTicker(f.every)
 	defer tick.Stop()
 	for {
 		select {
@@ -105,7 +106,7 @@ func (f *Filler) Run(ctx context.Context) {
 		if f.short(ctx, &seen) {
 			pause = min(2*pause, fillPauseMost)
 		} else {
-			pause = fillPause
+			pause = 2 * f.every
 		}
 		next = time.Now().Add(max(pause, 2*time.Since(began)))
 	}
@@ -123,7 +124,7 @@ func (f *Filler) short(ctx context.Context, last *watch) bool {
 	slack := max(fillSlack, st.Items/fillShare)
 	is := st.Gone-last.gone >= fillSlack
 	last.gone = st.Gone
-	ctx, cancel := context.WithTimeout(ctx, fillEvery)
+	ctx, cancel := context.WithTimeout(ctx, f.every)
 	defer cancel()
 	held, err := f.replica.Held(ctx)
 	switch {
@@ -142,13 +143,18 @@ func (f *Filler) short(ctx context.Context, last *watch) bool {
 // Once makes one pass, from the first of the others that can give one. An error:
 // none of them can.
 func (f *Filler) Once(ctx context.Context) error {
-	err := errors.New("no other controller can be reached")
+	failed := errors.New("no other controller can tell its keys")
 	for _, m := range f.peers() {
-		if err = f.pass(ctx, m); err == nil || ctx.Err() != nil {
-			return err
+		err := f.pass(ctx, m)
+		if err == nil {
+			return nil
+		}
+		failed = errors.Join(failed, fmt.Errorf("%s: %w", m.Name, err))
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	return err
+	return failed
 }
 
 // pass has m tell its keys, looks which of those that the index names the store here

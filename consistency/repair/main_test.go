@@ -2,6 +2,7 @@ package repair_test
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,11 @@ type store struct {
 	puts    map[string][]attune.Version // by key, as they came
 }
 
-var _ kvadapter.Backend = (*store)(nil)
+var (
+	_ kvadapter.Backend = (*store)(nil)
+	_ kvadapter.Scanner = (*store)(nil)
+	_ kvadapter.Counter = (*store)(nil)
+)
 
 func newStore() *store {
 	return &store{
@@ -69,6 +74,30 @@ func (s *store) Delete(ctx context.Context, key attune.Key) error {
 }
 
 func (s *store) Close() error { return nil }
+
+func (s *store) Scan(ctx context.Context, fn func(key []byte, stamp kvadapter.Stamp, size int) bool) error {
+	if err := s.before(ctx, "scan", ""); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	all := maps.Clone(s.records)
+	s.mu.Unlock()
+	for key, rec := range all {
+		if !fn([]byte(key), rec.Stamp, len(rec.Value)) {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *store) Items(ctx context.Context) (int64, error) {
+	if err := s.before(ctx, "items", ""); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(len(s.records)), nil
+}
 
 // forget loses a key's bytes behind the replica's back.
 func (s *store) forget(key string) {
