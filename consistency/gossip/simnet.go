@@ -177,7 +177,9 @@ func (n *simNode) boot(founds bool) {
 	clock := newClock(n.id, simEpoch+(s.now+n.skew).Milliseconds(), n.mono)
 	n.core = newCore(n.id, s.causal, n.replica, clock, n, s.log.With(zap.String("node", n.name)))
 	n.core.maxSkew = s.maxSkew
-	n.core.synced = founds
+	if founds {
+		n.core.join()
+	}
 	if s.born != nil {
 		s.born(n)
 	}
@@ -225,7 +227,7 @@ func (n *simNode) sync() {
 		if p := k.peers[id]; p != nil && p.neighbour && p.alive && p.ready && p.heard != 0 {
 			k.rec.sync(p, func(err error) {
 				if err == nil && !k.synced {
-					k.synced = true
+					k.join()
 					n.later(0, func() { n.serves() })
 				}
 			})
