@@ -21,7 +21,8 @@
 //	home.go        read-modify-write at the home of a key; forward.go: the way there
 //	open.go        a core in the real world: entering a cluster, its goroutines
 //	status.go      what the operator sees
-//	simnet.go      cores in a made-up world; simulate.go: attune simulate
+//	simnet.go      cores in a made-up world; simtime.go: what happens in it, and when;
+//	               simstore.go: their stores; simulate.go: attune simulate
 //
 // One set: Engine.Submit has it decided in write.go; core.commit stamps it, applies it to
 // the replica, and appends it to the ring; the client is answered. Within a millisecond

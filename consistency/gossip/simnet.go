@@ -14,7 +14,6 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
-	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -178,7 +177,9 @@ func (n *simNode) boot(founds bool) {
 	clock := newClock(n.id, simEpoch+(s.now+n.skew).Milliseconds(), n.mono)
 	n.core = newCore(n.id, s.causal, n.replica, clock, n, s.log.With(zap.String("node", n.name)))
 	n.core.maxSkew = s.maxSkew
-	n.core.synced = founds
+	if founds {
+		n.core.join()
+	}
 	if s.born != nil {
 		s.born(n)
 	}
@@ -226,7 +227,7 @@ func (n *simNode) sync() {
 		if p := k.peers[id]; p != nil && p.neighbour && p.alive && p.ready && p.heard != 0 {
 			k.rec.sync(p, func(err error) {
 				if err == nil && !k.synced {
-					k.synced = true
+					k.join()
 					n.later(0, func() { n.serves() })
 				}
 			})
@@ -446,126 +447,6 @@ func (l *lot) draw() float64 {
 // exp is exponential, of mean 1.
 func (l *lot) exp() float64 { return -math.Log(1 - l.draw()) }
 
-// simEvent is a frame that arrives, or else a call of fn.
-type simEvent struct {
-	at     time.Duration
-	serial uint64
-	node   *simNode // nil: nobody's, and always called
-	life   int
-	from   uint64
-	kind   byte
-	body   []byte
-	fn     func()
-}
-
-// after has fn called d from now, whoever lives then.
-func (s *simNet) after(d time.Duration, fn func()) { s.push(simEvent{at: s.now + d, fn: fn}) }
-
-// later has fn called d from now if the node lives still; once it goes on, if it is
-// paused.
-func (n *simNode) later(d time.Duration, fn func()) {
-	n.net.push(simEvent{at: n.net.now + d, node: n, life: n.life, fn: fn})
-}
-
-func (s *simNet) push(e simEvent) {
-	s.serial++
-	e.serial = s.serial
-	s.events.push(e)
-}
-
-// run lets time pass.
-func (s *simNet) run(d time.Duration) {
-	end := s.now + d
-	for len(s.events) > 0 && s.events[0].at <= end {
-		e := s.events.pop()
-		s.now = e.at
-		n := e.node
-		switch {
-		case n == nil:
-			e.fn()
-		case n.life != e.life:
-		case n.paused:
-			n.backlog = append(n.backlog, e)
-		case e.fn != nil:
-			e.fn()
-		default:
-			n.deliver(&e)
-		}
-	}
-	s.now = end
-}
-
-// until runs until ok, looking every step, and reports whether that came within d.
-func (s *simNet) until(d, step time.Duration, ok func() bool) bool {
-	for end := s.now + d; !ok(); s.run(step) {
-		if s.now >= end {
-			return false
-		}
-	}
-	return true
-}
-
-func (n *simNode) deliver(e *simEvent) {
-	s := n.net
-	s.trace = mix(s.trace^uint64(e.at), n.id^e.from^uint64(e.kind)<<32^uint64(len(e.body)))
-	n.received++
-	if s.heard != nil && s.heard(n, e.from, e.kind, e.body) {
-		return
-	}
-	n.core.frame(e.from, e.kind, e.body)
-	n.watch()
-}
-
-// simEvents is a heap of four children each, by time and, of one moment, by who
-// gets and sends it, so that it does not matter to whom a core sends first.
-type simEvents []simEvent
-
-func (h simEvents) less(i, j int) bool {
-	a, b := &h[i], &h[j]
-	if a.at != b.at {
-		return a.at < b.at
-	}
-	if a.node != b.node && a.node != nil && b.node != nil {
-		return a.node.slot < b.node.slot
-	}
-	if a.from != b.from {
-		return a.from < b.from
-	}
-	return a.serial < b.serial
-}
-
-func (h *simEvents) push(e simEvent) {
-	*h = append(*h, e)
-	for i := len(*h) - 1; i > 0; {
-		up := (i - 1) / 4
-		if !h.less(i, up) {
-			break
-		}
-		(*h)[i], (*h)[up] = (*h)[up], (*h)[i]
-		i = up
-	}
-}
-
-func (h *simEvents) pop() simEvent {
-	top, last := (*h)[0], len(*h)-1
-	(*h)[0] = (*h)[last]
-	(*h)[last] = simEvent{}
-	*h = (*h)[:last]
-	for i := 0; ; {
-		least := i
-		for j := 4*i + 1; j <= 4*i+4 && j < last; j++ {
-			if h.less(j, least) {
-				least = j
-			}
-		}
-		if least == i {
-			return top
-		}
-		(*h)[i], (*h)[least] = (*h)[least], (*h)[i]
-		i = least
-	}
-}
-
 // What clients do. Ops are decided here as the engine does, but for those of other
 // controllers' keys.
 
@@ -646,61 +527,3 @@ func (s *simNet) agreed() bool {
 	}
 	return true
 }
-
-// simStore is a store of little memory. Where very many nodes are in one process
-// they share the bytes, which in a simulation nobody ever changes.
-type simStore struct {
-	node *simNode
-	recs map[attune.KeyHash]simRecord
-}
-
-type simRecord struct {
-	text []byte
-	rec  kvadapter.Record
-}
-
-var (
-	_ kvadapter.Memory = (*simStore)(nil)
-	_ kvadapter.Loader = (*simStore)(nil)
-)
-
-func (s *simStore) Get(_ context.Context, key attune.Key, buf []byte) (kvadapter.Record, error) {
-	r, ok := s.recs[key.Hash]
-	if !ok {
-		return kvadapter.Record{}, kvadapter.ErrNotFound
-	}
-	r.rec.Value = append(buf[:0], r.rec.Value...)
-	return r.rec, nil
-}
-
-func (s *simStore) Load(h attune.KeyHash, buf []byte) ([]byte, kvadapter.Record, bool) {
-	r, ok := s.recs[h]
-	if !ok {
-		return buf[:0], kvadapter.Record{}, false
-	}
-	n := len(r.text)
-	buf = append(append(buf[:0], r.text...), r.rec.Value...)
-	r.rec.Value = buf[n:]
-	return buf[:n], r.rec, true
-}
-
-func (s *simStore) Put(_ context.Context, key attune.Key, rec kvadapter.Record) error {
-	r := simRecord{key.Text, rec}
-	if len(s.node.net.nodes) <= simDirect {
-		r = simRecord{slices.Clone(r.text), kvadapter.Record{Stamp: rec.Stamp, Value: slices.Clone(rec.Value)}}
-	}
-	s.recs[key.Hash] = r
-	if s.node.net.stored != nil {
-		s.node.net.stored(s.node, rec.Stamp.Version)
-	}
-	return nil
-}
-
-func (s *simStore) Delete(_ context.Context, key attune.Key) error {
-	delete(s.recs, key.Hash)
-	return nil
-}
-
-func (s *simStore) Used() int64         { return 0 }
-func (s *simStore) Prefetch(attune.Key) {}
-func (s *simStore) Close() error        { return nil }

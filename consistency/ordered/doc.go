@@ -7,13 +7,16 @@
 //	engine.go    Engine: Write, Barrier; the goroutine that owns the core
 //	open.go      Open: which cluster, which member; founding, joining, restarting
 //	core.go      core: one turn, Raft's Ready, applying entries
-//	decide.go    the leader decides ops on replica and overlay, and proposes
+//	request.go   what waits for an answer, here or at another controller
+//	decide.go    the leader decides ops on replica and overlay
+//	propose.go   what was decided becomes entries, and who waits for them is answered
 //	forward.go   requests to the leader and answers; Raft's messages
 //	read.go      read-index rounds, and who waits for them
 //	member.go    learners, voters, leaving: one change at a time
 //	snapshot.go  cuts for members whose log is too short, states on disk
-//	bytes.go     values from a peer, of exactly one version; stage.go: to a store
+//	bytes.go     values from a peer, of exactly one version
 //	state.go     what a log prefix makes besides the replica; the log clock
+//	status.go    what the operator sees
 //
 // One write, on a follower: Engine.Write puts the call into the inbox and wakes
 // the core's goroutine → accept → forward sends everything that waits to the
