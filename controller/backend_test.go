@@ -178,6 +178,20 @@ func TestBackendForgetsAndLies(t *testing.T) {
 
 // TestBackendDownFromTheStart: a node starts without its store, and finds it
 // when it comes.
+func TestBackendListsKeys(t *testing.T) {
+	m := attunetest.StartMemcached(t)
+	c := dial(t, startBefore(t, m))
+	c.set("a%b", []byte("10"))
+	c.ask("lru_crawler mgdump all\r\n", "mg a%25b\r\nEN\r\n")
+	// A key that memcached cannot have as it is.
+	c.ask("delete a%b\r\nms YSBi 2 b\r\nok\r\nlru_crawler mgdump all\r\n", "DELETED\r\nHD\r\nmg a%20b\r\nEN\r\n")
+	m.Kill()
+	c.send("lru_crawler mgdump all\r\n")
+	if got := c.line(); !strings.HasPrefix(got, "SERVER_ERROR backend "+m.Addr) {
+		t.Errorf("%q, want the backend's failure", got)
+	}
+}
+
 func TestBackendDownFromTheStart(t *testing.T) {
 	m := attunetest.StartMemcached(t)
 	m.Kill()

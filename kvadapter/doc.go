@@ -4,8 +4,8 @@
 // So a store may forget, restart empty, or come back with what it held last
 // week, and is never believed.
 //
-// [Backend] is the interface; [Batcher], [Scanner], [Statter], [Memory] and
-// [Loader] are what some backends can do besides. [Open] makes one of its name:
+// [Backend] is the interface; [Batcher], [Scanner], [Counter], [Statter], [Memory]
+// and [Loader] are what some backends can do besides. [Open] makes one of its name:
 //
 //	embedded    the memory of this process
 //	memcached   one or many memcached servers, through gomemcache

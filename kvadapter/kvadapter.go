@@ -91,17 +91,19 @@ type Batcher interface {
 }
 
 // Scanner is a Backend that can list what it holds, in no particular order and
-// without a consistent cut. It stops early when fn returns false. key is valid
-// until fn returns. fn may take its time, and call the backend: it is called with
-// no lock held.
+// without a consistent cut: a record that is there throughout is listed once. It
+// stops early when fn returns false. key is valid until fn returns. fn may take
+// its time, and call the backend: it is called with no lock held. A store of many
+// servers lists those that answer before it fails for one that does not. Errors:
+// ErrUnavailable, the cause of ctx.
 type Scanner interface {
 	Scan(ctx context.Context, fn func(key []byte, stamp Stamp, size int) bool) error
 }
 
-// Counter is a Backend that knows how many records it holds, whoever put them.
+// Counter is a Backend that knows how many items its stores hold, those among
+// them that others wrote. Errors: ErrUnavailable if one of them did not say, the
+// cause of ctx.
 type Counter interface {
-	// Items is about how many there are. Errors: ErrUnavailable if that is not known
-	// of all of its parts, the cause of ctx.
 	Items(ctx context.Context) (int64, error)
 }
 

@@ -57,6 +57,8 @@ type memcached struct {
 var (
 	_ Backend = (*memcached)(nil)
 	_ Batcher = (*memcached)(nil)
+	_ Scanner = (*memcached)(nil)
+	_ Counter = (*memcached)(nil)
 	_ Statter = (*memcached)(nil)
 )
 
@@ -206,10 +208,10 @@ func (m *memcached) Put(ctx context.Context, key attune.Key, rec Record) error {
 		raw = memcachedBufs.Get().(*[]byte)
 		defer memcachedBufs.Put(raw)
 	} else {
-		b := make([]byte, 0, memcachedStampSize+len(rec.Value))
+		b := make([]byte, 0, memcachedOverhead(key.Text)+len(rec.Value))
 		raw = &b
 	}
-	*raw = appendMemcachedRecord((*raw)[:0], rec)
+	*raw = appendMemcachedRecord((*raw)[:0], key.Text, rec)
 	item := memcache.Item{Key: name, Value: *raw}
 	return s.call(ctx, func() error { return s.client.Set(&item) })
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -26,12 +27,12 @@ type memcachedServer interface {
 	Resume() // after Pause
 }
 
-// startMemcached starts a server and returns it and its address. It ends with
-// the test.
-func startMemcached(t testing.TB) (memcachedServer, string) {
+// startMemcached starts a server, a real one with these arguments, and returns it
+// and its address. It ends with the test.
+func startMemcached(t testing.TB, args ...string) (memcachedServer, string) {
 	t.Helper()
 	if _, err := attunetest.FindMemcached(); err == nil {
-		m := attunetest.StartMemcached(t)
+		m := attunetest.StartMemcached(t, args...)
 		return m, m.Addr
 	}
 	f := startFake(t)
@@ -46,7 +47,8 @@ func startFake(t testing.TB) *fakeMemcached {
 	return f
 }
 
-// fakeMemcached knows gets, set and delete, as far as the adapter does.
+// fakeMemcached knows gets, set, delete, stats and the listing of keys, as far as the
+// adapter does.
 type fakeMemcached struct {
 	t    testing.TB
 	addr string
@@ -159,6 +161,16 @@ func (f *fakeMemcached) answer(words []string, block []byte) []byte {
 		}
 		delete(f.items, words[1])
 		return []byte("DELETED\r\n")
+	case "stats":
+		return fmt.Appendf(nil, "STAT pid 1\r\nSTAT curr_items %d\r\nEND\r\n", len(f.items))
+	case "lru_crawler":
+		var reply bytes.Buffer
+		for key, value := range f.items {
+			quoted := strings.ReplaceAll(url.QueryEscape(key), "+", "%20")
+			fmt.Fprintf(&reply, "key=%s exp=-1 la=1700000000 cas=1 fetch=no cls=1 size=%d\n", quoted, 48+len(key)+len(value))
+		}
+		reply.WriteString("END\r\n")
+		return reply.Bytes()
 	}
 	return []byte("ERROR\r\n")
 }
@@ -184,6 +196,8 @@ func TestFakeMemcached(t *testing.T) {
 	}
 	ask("set a 0 0 3\r\nabc\r\n", "STORED\r\n")
 	ask("gets a b\r\n", "VALUE a 0 3 1\r\nabc\r\nEND\r\n")
+	ask("stats\r\n", "STAT pid 1\r\nSTAT curr_items 1\r\nEND\r\n")
+	ask("lru_crawler metadump hash\r\n", "key=a exp=-1 la=1700000000 cas=1 fetch=no cls=1 size=52\nEND\r\n")
 	ask("delete a\r\n", "DELETED\r\n")
 	ask("delete a\r\n", "NOT_FOUND\r\n")
 	f.Pause()

@@ -35,7 +35,11 @@ func TestMemcachedKey(t *testing.T) {
 func TestMemcachedRecordLayout(t *testing.T) {
 	rec := Record{Stamp: Stamp{Gen: 0x04030201, Version: 0x0c0b0a0908070605}, Value: []byte("v")}
 	want := []byte("\xa7\x54\x01\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0cv")
-	if got := appendMemcachedRecord(nil, rec); !bytes.Equal(got, want) {
+	if got := appendMemcachedRecord(nil, []byte("k"), rec); !bytes.Equal(got, want) {
+		t.Fatalf("got %x, want %x: records already stored would be lost", got, want)
+	}
+	want = []byte("\xa7\x54\x02\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x03\x00\x00\x00a bv")
+	if got := appendMemcachedRecord(nil, []byte("a b"), rec); !bytes.Equal(got, want) || len(got) != memcachedOverhead([]byte("a b"))+1 {
 		t.Fatalf("got %x, want %x: records already stored would be lost", got, want)
 	}
 }
@@ -45,17 +49,22 @@ func TestMemcachedRecordLayout(t *testing.T) {
 func FuzzMemcachedRecord(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add([]byte("a plain value of another client"))
-	f.Add(appendMemcachedRecord(nil, Record{Stamp: Stamp{Gen: 7, Version: 9}}))
-	f.Add(appendMemcachedRecord(nil, Record{Stamp: Stamp{Gen: 7, Version: 9}, Value: []byte("value")}))
+	for _, text := range []string{"", "k", "a b", strings.Repeat("k", 300)} {
+		f.Add(appendMemcachedRecord(nil, []byte(text), Record{Stamp: Stamp{Gen: 7, Version: 9}}))
+		f.Add(appendMemcachedRecord(nil, []byte(text), Record{Stamp: Stamp{Gen: 7, Version: 9}, Value: []byte("value")}))
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		rec, ok := parseMemcachedRecord(raw)
+		text, rec, ok := parseMemcachedRecord(raw)
 		if !ok {
 			return
 		}
 		if rec.Value == nil {
 			t.Fatal("a record without a value")
 		}
-		if again := appendMemcachedRecord(nil, rec); !bytes.Equal(again, raw) {
+		if text == nil {
+			text = []byte("k")
+		}
+		if again := appendMemcachedRecord(nil, text, rec); !bytes.Equal(again, raw) {
 			t.Fatalf("read %x, wrote %x", raw, again)
 		}
 	})

@@ -190,7 +190,7 @@ func (s *memcachedServer) getMulti(ctx context.Context, names []string, idx []in
 
 // record returns the record in an item, or ErrNotFound if it is no record.
 func (s *memcachedServer) record(item *memcache.Item) (Record, error) {
-	rec, ok := parseMemcachedRecord(item.Value)
+	_, rec, ok := parseMemcachedRecord(item.Value)
 	if !ok {
 		s.foreign.Add(1)
 		return Record{}, ErrNotFound

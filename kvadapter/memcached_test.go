@@ -180,7 +180,7 @@ func TestMemcachedURL(t *testing.T) {
 }
 
 func TestMemcachedHoldsToBackend(t *testing.T) {
-	_, addr := startMemcached(t)
+	_, addr := startMemcached(t, "-m", "512") // for all that the suite puts: what is evicted would be missed
 	storetest.Run(t, func(t *testing.T) kvadapter.Backend {
 		b, err := kvadapter.Open("memcached://" + addr + "?timeout=10s")
 		if err != nil {
