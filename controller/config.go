@@ -64,6 +64,9 @@ type Config struct {
 	// MemoryLimit bounds index and in-process values together, in bytes;
 	// 0 is no limit.
 	MemoryLimit int64
+	// HotCache is the bytes of memory for values that are read often, where the
+	// backend is not in this process, besides MemoryLimit; 0 is none.
+	HotCache int64
 	// MaxItemSize is the largest value a client may store, in bytes.
 	MaxItemSize int
 	// MaxConns bounds client connections; one more is told so and closed.
@@ -112,6 +115,7 @@ func Default() Config {
 		Backend:         "embedded",
 		RepairRate:      64 << 20,
 		MemoryLimit:     1 << 30,
+		HotCache:        64 << 20,
 		MaxItemSize:     1 << 20,
 		MaxConns:        10000,
 		OpTimeout:       time.Second,
@@ -151,6 +155,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MemoryLimit != 0 && c.MemoryLimit < 8<<20 {
 		return bad("memory-limit", "want 0 (none) or at least 8MiB, have %d bytes", c.MemoryLimit)
+	}
+	if c.HotCache != 0 && (c.HotCache < 1<<20 || c.HotCache > 1<<40) {
+		return bad("hot-cache", "want 0 (none) or 1MiB to 1TiB, have %d bytes", c.HotCache)
 	}
 	if c.MaxItemSize < 1<<10 || c.MaxItemSize > MaxMaxItemSize {
 		return bad("max-item-size", "want 1KiB to 128MiB, have %d bytes", c.MaxItemSize)

@@ -142,7 +142,7 @@ func (n *Node) openShard(ctx context.Context) error {
 	sh.alone = inProcess && alone && n.cfg.wrap == nil
 	sh.engine, err = consistency.Open(ctx, n.cfg.Level, consistency.Options{
 		OpenReplica: func(o replica.Options) (*replica.Replica, error) {
-			o.Backend, o.MemoryLimit = backend, n.cfg.MemoryLimit
+			o.Backend, o.MemoryLimit, o.HotCache = backend, n.cfg.MemoryLimit, n.cfg.HotCache
 			sh.replica = replica.Open(o)
 			return sh.replica, nil
 		},

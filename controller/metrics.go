@@ -56,6 +56,9 @@ var (
 	memoryDesc   = prometheus.NewDesc("attune_memory_bytes", "Memory of items: the index, and values kept in this process, overhead included.", []string{"part"}, nil)
 	limitDesc    = prometheus.NewDesc("attune_memory_limit_bytes", "The limit of index and values together; 0 is none.", nil, nil)
 	goneDesc     = prometheus.NewDesc("attune_items_removed_total", "Items removed other than by a client, by reason.", []string{"reason"}, nil)
+	hotDesc      = prometheus.NewDesc("attune_hot_cache_bytes", "Memory of values that are read often, in front of a backend outside this process.", nil, nil)
+	hotReadsDesc = prometheus.NewDesc("attune_hot_cache_reads_total", "Reads of such a backend's values: hits were in this memory, misses had to be fetched.", []string{"result"}, nil)
+	hotGoneDesc  = prometheus.NewDesc("attune_hot_cache_evicted_total", "Values that went from there for others.", nil, nil)
 	backendDesc  = prometheus.NewDesc("attune_backend", "Figures of the backend, by name.", []string{"name"}, nil)
 	readyDesc    = prometheus.NewDesc("attune_ready", "1 if the node serves its level.", nil, nil)
 	infoDesc     = prometheus.NewDesc("attune_info", "Always 1; the labels describe the node.", []string{"name", "version", "level"}, nil)
@@ -93,6 +96,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	count(goneDesc, float64(r.Evicted), "evicted")
 	count(goneDesc, float64(r.Expired), "expired")
 	count(goneDesc, float64(r.Gone), "forgotten_by_backend")
+	if n.remote() {
+		gauge(hotDesc, float64(r.HotBytes))
+		count(hotReadsDesc, float64(r.HotHits), "hit")
+		count(hotReadsDesc, float64(r.HotMisses), "miss")
+		count(hotGoneDesc, float64(r.HotEvicted))
+	}
 	for _, st := range n.backendStats() {
 		gauge(backendDesc, float64(st.Value), st.Name)
 	}

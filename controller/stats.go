@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -54,6 +55,12 @@ func (s *session) stats(r *protocol.Request) {
 	case "attune":
 		for _, st := range n.backendStats() {
 			emit("backend_"+st.Name, st.Value)
+		}
+		if r := n.replicaStats(); n.remote() {
+			emit("hot_bytes", r.HotBytes)
+			emit("hot_hits", r.HotHits)
+			emit("hot_misses", r.HotMisses)
+			emit("hot_evictions", r.HotEvicted)
 		}
 		emit("level", n.cfg.Level)
 		emit("name", n.cfg.Name)
@@ -157,6 +164,9 @@ func (n *Node) settingStats(emit func(string, any)) {
 	emit("idle_timeout", int64(n.cfg.IdleTimeout/time.Second))
 	emit("consistency", n.cfg.Level)
 	emit("backend", n.cfg.Backend)
+	if n.remote() {
+		emit("hot_cache", n.cfg.HotCache)
+	}
 	emit("op_timeout", n.cfg.OpTimeout)
 	emit("drain_timeout", n.cfg.DrainTimeout)
 	emit("name", n.cfg.Name)
@@ -372,6 +382,11 @@ func (s *session) shutdown(r *protocol.Request) {
 	s.closing = true
 	s.n = s.next + 1
 	n.stopOnce.Do(func() { close(n.stop) })
+}
+
+// remote reports whether a backend is outside this process.
+func (n *Node) remote() bool {
+	return slices.ContainsFunc(n.shards, func(sh *shard) bool { return sh.remote })
 }
 
 // replicaStats adds up the replicas of all shards.

@@ -14,6 +14,7 @@
 //	            Each, Fetch: what a peer may lack
 //	collect.go  Collect, Free: what is no longer needed of the dead
 //	settle.go   bytes on their way to a backend that is not in this process
+//	hot.go      bytes from such a backend that are read often
 //	evict.go    Over, Victim, Dead: what should go, as Changes to be stamped
 //	index.go    the index: 256 segments of dense pages
 //	cut.go      Cut: the index of one moment, written out while it changes
@@ -27,8 +28,8 @@
 // change together. Otherwise the bytes are staged beside the index, readable at
 // once, and Settle waits until the backend has them.
 //
-// One get: Get finds the entry, takes the bytes from the stage or the backend,
-// and compares stamps. If they differ and the index has not moved on meanwhile,
+// One get: Get finds the entry, takes the bytes from the stage, the cache of hot
+// ones or the backend, and compares stamps. If they differ and the index has not moved on meanwhile,
 // the bytes are lost and the answer is [ErrGone]: the engine then removes
 // exactly that version and reports a miss.
 //

@@ -205,7 +205,7 @@ func (r *Replica) lacks(ctx context.Context, key attune.Key, stored attune.Versi
 	s := r.segment(key.Hash)
 	s.mu.Lock()
 	named := r.names(s, key, stored, size)
-	staged := named && r.memory == nil && s.value(&it, buf, key.Hash) != nil
+	staged := named && r.memory == nil && s.value(&it, key.Hash) != nil
 	s.mu.Unlock()
 	if !named || staged {
 		return false, nil

@@ -55,6 +55,10 @@ type Options struct {
 	// Seed keys the hash. It must be secret where strangers choose keys, and
 	// equal on all nodes of a cluster.
 	Seed uint64
+	// HotCache is how many bytes of memory keep values that are read often, where
+	// the backend is not in this process. They do not count against MemoryLimit; 0
+	// keeps none.
+	HotCache int64
 	// Tombstones keeps entries of the dead until Collect drops them. Changes are
 	// then made by Merge and MergeAll, which need it, and never by Apply.
 	Tombstones bool
@@ -64,6 +68,7 @@ type Options struct {
 type Replica struct {
 	backend kvadapter.Backend
 	memory  kvadapter.Memory // backend, if it is one; else nil
+	hot     *hot             // nil for none
 	limit   int64
 	gen     uint32
 	seed    uint64
@@ -100,7 +105,9 @@ func Open(o Options) *Replica {
 		start: time.Now(),
 	}
 	r.began = max(r.start.UnixMilli(), epoch)
-	r.memory, _ = o.Backend.(kvadapter.Memory)
+	if r.memory, _ = o.Backend.(kvadapter.Memory); r.memory == nil {
+		r.hot = newHot(o.HotCache)
+	}
 	total := int64(unsafe.Sizeof(*r))
 	for i := range r.segs {
 		s := &r.segs[i]
@@ -170,11 +177,27 @@ func (r *Replica) Peek(key attune.Key, bump bool) attune.Item {
 // modified. An absent key is the zero Item and no error. Errors: [ErrGone], and
 // those of the backend, with the Item as indexed; [ErrBusy].
 func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool) (attune.Item, error) {
+	if r.memory != nil {
+		return r.load(ctx, key, buf, bump)
+	}
+	it, here := r.find(key, bump, bump)
+	if here {
+		if n := len(it.Value); n > 0 && n < kvadapter.Large {
+			it.Value = append(buf[:0], it.Value...)
+		}
+		return it, nil
+	}
+	rec, err := r.backend.Get(ctx, key, buf)
+	return r.verify(ctx, key, it, rec, err, buf, bump)
+}
+
+// load is Get from memory in this process.
+func (r *Replica) load(ctx context.Context, key attune.Key, buf []byte, bump bool) (attune.Item, error) {
 	s := r.segment(key.Hash)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	e := r.lookup(s, key.Hash)
 	if e == nil {
-		s.mu.Unlock()
 		return attune.Item{}, nil
 	}
 	it := e.item()
@@ -182,36 +205,76 @@ func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool
 		r.bump(e)
 	}
 	if e.bare() {
-		s.mu.Unlock()
 		it.Value = []byte{}
 		return it, nil
 	}
-	if r.memory != nil {
-		rec, err := r.memory.Get(ctx, key, buf)
-		if err == nil && !r.wrote(&it, &rec) || errors.Is(err, kvadapter.ErrNotFound) {
-			s.gone++
-			err = ErrGone
-		}
-		s.mu.Unlock()
-		if err == nil {
-			it.Value = notNil(rec.Value)
-		}
-		return it, err
+	rec, err := r.memory.Get(ctx, key, buf)
+	if err == nil && !r.wrote(&it, &rec) || errors.Is(err, kvadapter.ErrNotFound) {
+		s.gone++
+		err = ErrGone
 	}
-	it.Value = s.value(&it, buf, key.Hash)
-	s.mu.Unlock()
-	if it.Value != nil {
-		return it, nil
+	if err == nil {
+		it.Value = notNil(rec.Value)
 	}
-	rec, err := r.backend.Get(ctx, key, buf)
-	return r.verify(ctx, key, it, rec, err, buf)
+	return it, err
+}
+
+// Here is Get for as much as can be said without asking a backend outside this
+// process: it has its Value, which is shared and must not be modified, or the key
+// is absent. If not ok, the bytes must be fetched; then the item does not count as
+// read yet.
+func (r *Replica) Here(key attune.Key, bump bool) (it attune.Item, ok bool) {
+	return r.find(key, bump, false)
+}
+
+// find returns what the index knows of a key, and whether that is all that there
+// is to say: its bytes, if it has any, are in the stage or the cache of hot ones.
+// It counts as read then, if bump is set; and if the bytes are elsewhere, with
+// fetch.
+func (r *Replica) find(key attune.Key, bump, fetch bool) (it attune.Item, here bool) {
+	s := r.segment(key.Hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := r.lookup(s, key.Hash)
+	if e == nil {
+		return attune.Item{}, true
+	}
+	it = e.item()
+	if e.bare() {
+		it.Value = []byte{}
+	} else {
+		it.Value = r.near(s, &it, key.Hash)
+	}
+	here = it.Value != nil
+	if here && bump || fetch {
+		r.bump(e)
+	}
+	return it, here
+}
+
+// near returns it's bytes if they need not be fetched, else nil. They are shared.
+func (r *Replica) near(s *segment, it *attune.Item, h attune.KeyHash) []byte {
+	if v := s.value(it, h); v != nil {
+		return v
+	}
+	if r.hot == nil {
+		return nil
+	}
+	if rec, ok := r.hot.get(h); ok && r.wrote(it, &rec) {
+		s.hotHits++
+		return notNil(rec.Value)
+	}
+	s.hotMisses++
+	return nil
 }
 
 // verify judges what a backend outside this process answered when it was asked
 // for it's bytes, and asks again if that settles nothing: the index may have
 // moved on meanwhile, so a stamp that differs proves nothing until it is compared
 // with the entry as it is then.
-func (r *Replica) verify(ctx context.Context, key attune.Key, it attune.Item, rec kvadapter.Record, err error, buf []byte) (attune.Item, error) {
+//
+// What is read again, read says whether it is, is kept among the hot.
+func (r *Replica) verify(ctx context.Context, key attune.Key, it attune.Item, rec kvadapter.Record, err error, buf []byte, read bool) (attune.Item, error) {
 	for range maxReads {
 		found := err == nil
 		if !found && !errors.Is(err, kvadapter.ErrNotFound) {
@@ -219,6 +282,9 @@ func (r *Replica) verify(ctx context.Context, key attune.Key, it attune.Item, re
 		}
 		if found && r.wrote(&it, &rec) {
 			it.Value = notNil(rec.Value)
+			if read && it.Fetched {
+				r.hot.add(key.Hash, rec)
+			}
 			return it, nil
 		}
 		if it, err = r.recheck(key, it.Stored, rec, found, buf); it.Value != nil || it.Version == 0 || err != nil {
@@ -254,7 +320,11 @@ func (r *Replica) recheck(key attune.Key, was attune.Version, rec kvadapter.Reco
 		s.gone++
 		return it, ErrGone
 	}
-	it.Value = s.value(&it, buf, key.Hash)
+	if v := s.value(&it, key.Hash); v != nil && len(v) < kvadapter.Large {
+		it.Value = notNil(append(buf[:0], v...))
+	} else {
+		it.Value = v
+	}
 	return it, nil
 }
 
@@ -273,8 +343,8 @@ func (r *Replica) Prefetch(key attune.Key) {
 }
 
 // GetMulti is Get for many keys, in one round trip if the backend can: items[i]
-// and errs[i] answer keys[i]. Values are in memory of their own, or shared by
-// equal keys.
+// and errs[i] answer keys[i]. Values may be shared, with the replica too, and must
+// not be modified.
 func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attune.Item, errs []error, bump bool) {
 	if _, ok := r.backend.(kvadapter.Batcher); !ok || r.memory != nil || len(keys) == 1 {
 		for i, key := range keys {
@@ -285,21 +355,11 @@ func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attun
 	var missing []attune.Key
 	var place []int
 	for i, key := range keys {
-		s := r.segment(key.Hash)
-		s.mu.Lock()
-		items[i], errs[i] = attune.Item{}, nil
-		if e := r.lookup(s, key.Hash); e != nil {
-			items[i] = e.item()
-			if bump {
-				r.bump(e)
-			}
-			if e.bare() {
-				items[i].Value = []byte{}
-			} else if items[i].Value = s.value(&items[i], nil, key.Hash); items[i].Value == nil {
-				missing, place = append(missing, key), append(place, i)
-			}
+		var here bool
+		if items[i], here = r.find(key, bump, bump); !here {
+			missing, place = append(missing, key), append(place, i)
 		}
-		s.mu.Unlock()
+		errs[i] = nil
 	}
 	if len(missing) == 0 {
 		return
@@ -307,7 +367,7 @@ func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attun
 	recs, failed := make([]kvadapter.Record, len(missing)), make([]error, len(missing))
 	r.fetch(ctx, missing, recs, failed)
 	for j, i := range place {
-		items[i], errs[i] = r.verify(ctx, keys[i], items[i], recs[j], failed[j], nil)
+		items[i], errs[i] = r.verify(ctx, keys[i], items[i], recs[j], failed[j], nil, bump)
 	}
 }
 

@@ -62,16 +62,13 @@ func (st *staged) hold(version attune.Version, stamp kvadapter.Stamp, v []byte) 
 	st.version, st.rec = version, kvadapter.Record{Stamp: stamp, Value: v}
 }
 
-// value returns it's bytes if they are staged, else nil.
-func (s *segment) value(it *attune.Item, buf []byte, h attune.KeyHash) []byte {
+// value returns it's bytes if they are staged, else nil. They are shared.
+func (s *segment) value(it *attune.Item, h attune.KeyHash) []byte {
 	st := s.stage[h]
 	if st == nil || st.delete || st.rec.Stamp.Version != it.Stored {
 		return nil
 	}
-	if len(st.rec.Value) >= kvadapter.Large {
-		return st.rec.Value
-	}
-	return notNil(append(buf[:0], st.rec.Value...))
+	return notNil(st.rec.Value)
 }
 
 // Settle returns once the backend has the bytes of an applied change, or newer
@@ -126,8 +123,14 @@ func (r *Replica) carries(it *attune.Item) bool {
 // settle is what Settle does for an owner of st who waits for version v.
 func (r *Replica) settle(ctx context.Context, s *segment, st *staged, v attune.Version) error {
 	defer func() {
-		if st.owners--; st.owners == 0 {
-			delete(s.stage, st.key.Hash)
+		if st.owners--; st.owners > 0 {
+			return
+		}
+		delete(s.stage, st.key.Hash)
+		if st.delete {
+			r.hot.drop(st.key.Hash)
+		} else {
+			r.hot.replace(st.key.Hash, st.rec)
 		}
 	}()
 	for {

@@ -11,6 +11,8 @@ type counters struct {
 	expired          int64
 	expiredUnfetched int64
 	gone             int64
+	hotHits          int64
+	hotMisses        int64
 }
 
 // expire counts a dead entry whose place is taken back.
@@ -30,6 +32,7 @@ type Stats struct {
 	UsedBytes  int64 // IndexBytes, and what a backend in this process uses
 	Limit      int64 // on UsedBytes; 0 is none
 	Staged     int64 // keys whose bytes are on their way to the backend
+	HotBytes   int64 // memory the hot values take, besides UsedBytes
 
 	Stored           int64 // items written with new bytes
 	Evicted          int64 // live items removed, for room or because their bytes were lost
@@ -37,11 +40,16 @@ type Stats struct {
 	Expired          int64 // expired or flushed items whose memory was taken back
 	ExpiredUnfetched int64 // of these, never read
 	Gone             int64 // reads that found the index entry and not its bytes
+
+	HotHits    int64 // reads whose bytes were among the hot
+	HotMisses  int64 // reads whose bytes had to be fetched
+	HotEvicted int64 // values no longer among the hot, for want of room
 }
 
 // Stats adds up the figures. They are not of one moment.
 func (r *Replica) Stats() Stats {
 	st := Stats{Items: r.items.Load(), Tombstones: r.bare.Load(), IndexBytes: r.index.Load(), UsedBytes: r.usage(), Limit: r.limit}
+	st.HotBytes, st.HotEvicted = r.hot.size(), r.hot.evictions()
 	for i := range r.segs {
 		s := &r.segs[i]
 		s.mu.Lock()
@@ -53,6 +61,8 @@ func (r *Replica) Stats() Stats {
 		st.Expired += s.expired
 		st.ExpiredUnfetched += s.expiredUnfetched
 		st.Gone += s.gone
+		st.HotHits += s.hotHits
+		st.HotMisses += s.hotMisses
 		s.mu.Unlock()
 	}
 	return st
@@ -77,4 +87,8 @@ func (st *Stats) Add(o Stats) {
 	st.Expired += o.Expired
 	st.ExpiredUnfetched += o.ExpiredUnfetched
 	st.Gone += o.Gone
+	st.HotBytes += o.HotBytes
+	st.HotHits += o.HotHits
+	st.HotMisses += o.HotMisses
+	st.HotEvicted += o.HotEvicted
 }

@@ -19,17 +19,20 @@ import (
 // no read ever sees a value of another version or key than the index says, and
 // in the end the backend has, for every key, what the index says it has.
 func TestConcurrentWritesNeverShowAWrongValue(t *testing.T) {
-	for name, backend := range map[string]kvadapter.Backend{
-		"memory":          newMemory(),
-		"slow":            &remote{store: newStore(), delay: 200 * time.Microsecond},
-		"slow and faulty": &remote{store: newStore(), delay: 200 * time.Microsecond, failOnce: 0.1},
+	for name, o := range map[string]Options{
+		"memory":          {Backend: newMemory()},
+		"slow":            {Backend: &remote{store: newStore(), delay: 200 * time.Microsecond}},
+		"slow and faulty": {Backend: &remote{store: newStore(), delay: 200 * time.Microsecond, failOnce: 0.1}},
+		"hot":             {Backend: &remote{store: newStore(), delay: 200 * time.Microsecond, failOnce: 0.1}, HotCache: 1 << 20},
+		"hot, little":     {Backend: &remote{store: newStore(), delay: 200 * time.Microsecond}, HotCache: 6000},
 	} {
-		t.Run(name, func(t *testing.T) { stress(t, backend) })
+		t.Run(name, func(t *testing.T) { stress(t, o) })
 	}
 }
 
-func stress(t *testing.T, backend kvadapter.Backend) {
-	r := Open(Options{Backend: backend, Gen: 1})
+func stress(t *testing.T, o Options) {
+	o.Gen = 1
+	r, backend := Open(o), o.Backend
 	var keys []attune.Key
 	for _, text := range []string{"a", "b", "c"} {
 		keys = append(keys, keyOf(r, text))
@@ -83,6 +86,9 @@ func stress(t *testing.T, backend kvadapter.Backend) {
 				case err != nil && !errors.Is(err, ErrGone) && !errors.Is(err, ErrBusy) && !errors.Is(err, kvadapter.ErrUnavailable):
 					t.Error(err)
 				}
+				if it, here := r.Here(key, true); here && it.Version != 0 {
+					check(key, it)
+				}
 				if rand.N(4) == 0 {
 					items, errs := make([]attune.Item, len(keys)), make([]error, len(keys))
 					r.GetMulti(ctx, keys, items, errs, false)
@@ -98,6 +104,9 @@ func stress(t *testing.T, backend kvadapter.Backend) {
 	wait.Wait()
 	if b, ok := backend.(*remote); ok {
 		b.failOnce = 0
+	}
+	if st := r.Stats(); o.HotCache > 0 && (st.HotHits == 0 || st.HotMisses == 0) {
+		t.Errorf("%d reads were hot and %d were not: this tests nothing", st.HotHits, st.HotMisses)
 	}
 	for _, key := range keys {
 		it, err := r.Get(ctx, key, nil, false)

@@ -88,6 +88,8 @@ var allSettings = []setting{
 		func(s *settings, v string) (err error) { s.RepairRate, err = size(v); return }},
 	{"memory-limit", "1GiB", "memory for index and embedded values together; 0 is no limit",
 		func(s *settings, v string) (err error) { s.MemoryLimit, err = size(v); return }},
+	{"hot-cache", "64MiB", "memory for values that are read often, where they are kept outside this process, besides memory-limit; 0 is none",
+		func(s *settings, v string) (err error) { s.HotCache, err = size(v); return }},
 	{"max-item-size", "1MiB", "largest value a client may store, up to 128MiB",
 		func(s *settings, v string) error {
 			n, err := size(v)

@@ -111,7 +111,7 @@ func TestShippedConfigHoldsEverySettingDocumentedAtItsDefault(t *testing.T) {
 func TestEverySettingCanBeSetInThreeWays(t *testing.T) {
 	other := map[string]string{
 		"name": "n2", "listen": "127.0.0.1:1, unix:/tmp/a", "admin": "off", "consistency": "linearizability",
-		"backend": "memcached://h:1,h:2?timeout=1s", "memory-limit": "2GiB", "repair-rate": "1MiB", "max-item-size": "2MiB",
+		"backend": "memcached://h:1,h:2?timeout=1s", "memory-limit": "2GiB", "repair-rate": "1MiB", "hot-cache": "0", "max-item-size": "2MiB",
 		"max-conns": "7", "threads": "3", "idle-timeout": "1m", "op-timeout": "2s", "drain-timeout": "3s",
 		"disable-flush-all": "true", "enable-shutdown": "true", "pprof": "true",
 		"log-level": "debug", "log-format": "json",
@@ -220,6 +220,7 @@ func TestRefusalsNameTheirSourceAndTheNearestSetting(t *testing.T) {
 		{name: "word for sync", args: []string{"--expect", "3", "--sync", "never"}, want: `--sync: want os or always, have "never"`},
 		{name: "peer port of a cluster", args: []string{"--join", "127.0.0.1:1", "--peer", "7400"}, want: `--peer: want host:port, have "7400"`},
 		{name: "little memory", args: []string{"--memory-limit", "1MiB"}, want: `--memory-limit: want 0 (none) or at least 8MiB, have 1048576 bytes`},
+		{name: "little hot cache", args: []string{"--hot-cache", "1KiB"}, want: `--hot-cache: want 0 (none) or 1MiB to 1TiB, have 1024 bytes`},
 		{name: "negative memory", args: []string{"--memory-limit", "-1"}, want: `--memory-limit: want a size such as 64MiB or 1GiB, have "-1"`},
 		{name: "huge item", args: []string{"--max-item-size", "129MiB"}, want: `--max-item-size: want 1KiB to 128MiB, have 135266304 bytes`},
 		{name: "item of half the memory", args: []string{"--max-item-size", "9MiB", "--memory-limit", "16MiB"}, want: `--max-item-size: 9437184 bytes is more than half of memory-limit (16777216)`},

@@ -1,0 +1,48 @@
+package controller
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/attunekv/attune/consistency"
+	"github.com/attunekv/attune/internal/attunetest"
+)
+
+// At every level: what is read often asks no server, and what changed is not
+// served from there.
+func TestHotReadsAskNoServer(t *testing.T) {
+	for _, level := range []consistency.Level{consistency.Linearizable, consistency.Sequential, consistency.Causal, consistency.Eventual} {
+		t.Run(level.String(), func(t *testing.T) {
+			cfg := clusterConfig(t, level)
+			cfg.Backend = "memcached://" + attunetest.StartMemcached(t).Addr
+			c := dial(t, start(t, cfg))
+			stats := func() map[string]string {
+				c.send("stats attune\r\n")
+				got := make(map[string]string)
+				for line := c.line(); line != "END"; line = c.line() {
+					if f := strings.Fields(line); len(f) == 3 {
+						got[f[1]] = f[2]
+					}
+				}
+				return got
+			}
+			for _, value := range []string{"first", "other"} {
+				c.set("k", []byte(value))
+				for range 8 {
+					c.ask("get k\r\n", "VALUE k 0 5\r\n"+value+"\r\nEND\r\n")
+				}
+			}
+			before := stats()
+			c.ask("get k k\r\nget k\r\n", "VALUE k 0 5\r\nother\r\nVALUE k 0 5\r\nother\r\nEND\r\nVALUE k 0 5\r\nother\r\nEND\r\n")
+			after := stats()
+			if gets := "backend_server_0_gets"; after[gets] != before[gets] || before[gets] == "" {
+				t.Errorf("the server was asked: gets %s, then %s", before[gets], after[gets])
+			}
+			if before["hot_hits"] == "0" || before["hot_hits"] == after["hot_hits"] || after["hot_bytes"] == "0" || after["hot_evictions"] != "0" {
+				t.Errorf("before %v\nafter %v", before, after)
+			}
+			c.ask("delete k\r\nget k\r\n", "DELETED\r\nEND\r\n")
+			c.ask("set k 0 0 4\r\nlast\r\nflush_all\r\nget k\r\n", "STORED\r\nOK\r\nEND\r\n")
+		})
+	}
+}
