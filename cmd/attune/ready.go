@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// newReadyCommand is `attune ready`, for health checks where there is no curl.
+func newReadyCommand() *cobra.Command {
+	var admin string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "ready",
+		Short: "Ask a controller whether it serves its level",
+		Long: `Ready asks /readyz of the controller at --admin. Exit status 0 means that it serves
+its level; 1 that it does not, with the reason: it starts, drains, has no quorum, or
+cannot be reached. A controller that is not ready gets there by itself when it can,
+so take its clients away, and do not restart it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if timeout <= 0 {
+				return fmt.Errorf("--timeout must be more than 0, not %v", timeout)
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			answer, err := ready(ctx, admin)
+			if err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "attune:", err)
+				return exitCode(1)
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), answer)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&admin, "admin", orDefault(os.Getenv(envName("admin")), "127.0.0.1:9090"), "admin address of the controller, as its ATTUNE_ADMIN says")
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Second, "limit for the answer")
+	return cmd
+}
+
+// ready returns what /readyz of a controller answers. It is an error unless the
+// controller serves its level.
+func ready(ctx context.Context, admin string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/readyz", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return "", err
+	}
+	answer := strings.TrimSpace(string(raw))
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s is not ready: %s", admin, answer)
+	}
+	return answer, nil
+}
