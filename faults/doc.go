@@ -22,6 +22,8 @@
 //
 //	make faults
 //
+// What stores outside of the controllers do is in stores_test.go and backend_test.go.
+//
 // The rows that need networks of their own (Linux network namespaces) or another
 // boot id skip where the tests do not run as root.
 //

@@ -25,7 +25,7 @@ const (
 	// fillBatch is how many keys are looked for in the store here at a time.
 	fillBatch = 256
 	// fillEvery is how often the store is asked how much it has.
-	fillEvery = 5 * time.Second
+	fillEvery = 2 * time.Second
 	// fillPauseMost is the longest pause between two passes; the shortest is twice
 	// fillEvery.
 	fillPauseMost = 10 * time.Minute

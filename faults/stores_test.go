@@ -1,0 +1,249 @@
+package faults
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/internal/attunetest/history"
+)
+
+// What memcached servers do to the cluster above them. As long as one of three
+// has the bytes, clients notice nothing.
+
+// eachStoreLevel runs a row at all levels, or those named if the matrix is short.
+func eachStoreLevel(t *testing.T, f func(t *testing.T, level string), short ...string) {
+	for _, level := range pick(short, []string{linearizable, sequential, causal, eventual}) {
+		t.Run(level, func(t *testing.T) { f(t, level) })
+	}
+}
+
+// failed checks that every command was answered, one way or another.
+func (s *stage) failed(h history.History, from, to int64) {
+	s.t.Helper()
+	n := 0
+	for _, e := range h {
+		if e.Out.Status == history.Unknown && e.Call >= from && e.Return != history.Forever && e.Return <= to {
+			if n++; n <= 5 {
+				s.t.Errorf("at %s: %v failed: %v", s.rec.Time(e.Call).Format("15:04:05.000"), e, e.Out.Value)
+			}
+		}
+	}
+	if n > 5 {
+		s.t.Errorf("%d commands failed", n)
+	}
+}
+
+// TestStoresReplacedOneAfterTheOther: each memcached dies under load, is missed by
+// nobody, comes back empty, and is filled before the next one dies. What nobody read
+// in all that time is there at the end.
+func TestStoresReplacedOneAfterTheOther(t *testing.T) {
+	eachStoreLevel(t, func(t *testing.T, level string) {
+		var values map[string]string
+		var from, to int64
+		s, h := run(t, scenario{
+			ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true},
+			workload:       history.Mixed,
+			faults: func(s *stage) {
+				values = s.fill(s.Nodes[0], "before", 300)
+				for _, n := range s.Nodes {
+					s.spread(n, values)
+					s.holds(n.Memcached, values)
+				}
+				from = s.rec.Now()
+				for _, n := range s.Nodes {
+					n.Memcached.Kill()
+					s.progress("with a memcached dead")
+					time.Sleep(pick(500*time.Millisecond, 3*time.Second))
+					n.Memcached.Start()
+					s.holds(n.Memcached, values)
+				}
+				to = s.rec.Now()
+			},
+		})
+		s.failed(h, from, to)
+		for _, n := range s.Nodes {
+			s.reads(n, values)
+		}
+	}, eventual)
+}
+
+// TestRow16StoreHangs: a memcached that takes connections and says nothing. Its
+// controller answers, from its peers, and neither it nor the cluster slows down to
+// the pace of timeouts.
+func TestRow16StoreHangs(t *testing.T) {
+	eachStoreLevel(t, func(t *testing.T, level string) {
+		var values map[string]string
+		var from, to int64
+		s, h := run(t, scenario{
+			ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true, Args: []string{"--hot-cache", "0", "--op-timeout", "3s"}},
+			workload:       history.Mixed,
+			faults: func(s *stage) {
+				values = s.fill(s.Nodes[0], "before", 100)
+				for _, n := range s.Nodes {
+					s.spread(n, values)
+				}
+				for _, n := range s.Nodes[:pick(1, 3)] {
+					at := s.rec.Now()
+					if from == 0 {
+						from = at
+					}
+					n.Memcached.Pause()
+					began := time.Now()
+					s.reads(n, values)
+					s.t.Logf("%d reads over a store that hangs took %v", len(values), time.Since(began))
+					time.Sleep(pick(time.Second, 10*time.Second))
+					n.Memcached.Resume()
+					s.progress("after it went on")
+				}
+				to = s.rec.Now()
+			},
+		})
+		s.failed(h, from, to)
+		for _, n := range s.Nodes {
+			s.reads(n, values)
+		}
+	}, sequential)
+}
+
+// TestRow17And19StoreWithOtherBytes: a memcached restored from an old image, and one
+// that somebody else writes to. Neither is ever believed, and both are mended.
+func TestRow17And19StoreWithOtherBytes(t *testing.T) {
+	eachStoreLevel(t, func(t *testing.T, level string) {
+		s := start(t, attunetest.ClusterOptions{Level: level, Memcached: true, Args: []string{"--hot-cache", "0"}})
+		n := s.Nodes[1]
+		old := s.fill(n, "k", 20)
+		s.holds(n.Memcached, old)
+		image := make(map[string][]byte)
+		for key := range old {
+			image[key] = record(t, n.Memcached, key)
+		}
+		values := make(map[string]string)
+		for key := range old {
+			values[key] = "new." + key
+			if out := s.do(s.Nodes[0], set(key, values[key])); out.Status != history.Stored {
+				t.Fatalf("set %s: %v", key, out)
+			}
+		}
+		for _, m := range s.Nodes {
+			s.spread(m, values)
+			s.holds(m.Memcached, values)
+		}
+		i := 0
+		for key := range old {
+			switch i % 4 {
+			case 0: // the whole old record
+				store(t, n.Memcached, "set", key, image[key])
+			case 1: // the new stamp before other bytes
+				raw := record(t, n.Memcached, key)
+				store(t, n.Memcached, "append", key, []byte("!"))
+				if bytes.Equal(raw, record(t, n.Memcached, key)) {
+					t.Fatal("nothing was appended")
+				}
+			case 2: // bytes of somebody else
+				store(t, n.Memcached, "set", key, []byte("foreign"))
+			case 3: // the old bytes under a stamp cut short
+				store(t, n.Memcached, "set", key, image[key][:10])
+			}
+			i++
+		}
+		for _, m := range s.Nodes {
+			s.reads(m, values)
+		}
+		attunetest.Eventually(t, "what was read is mended", func() bool {
+			for key, value := range values {
+				if !strings.HasSuffix(string(record(t, n.Memcached, key)), value) {
+					return false
+				}
+			}
+			return true
+		})
+	}, linearizable)
+}
+
+// TestStoreStutters: a memcached that is behind for a while, as it is stopped again and
+// again. What waits for it stays within its bound, and all of it is right afterwards.
+func TestStoreStutters(t *testing.T) {
+	onlyLong(t)
+	eachStoreLevel(t, func(t *testing.T, level string) {
+		var from, to int64
+		s, h := run(t, scenario{
+			ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true, Args: []string{"--op-timeout", "3s"}},
+			workload:       history.Mixed,
+			faults: func(s *stage) {
+				from = s.rec.Now()
+				for range 10 {
+					for _, n := range s.Nodes {
+						n.Memcached.Pause()
+						time.Sleep(300 * time.Millisecond)
+						n.Memcached.Resume()
+					}
+				}
+				to = s.rec.Now()
+			},
+		})
+		s.failed(h, from, to)
+	})
+}
+
+// holds waits until a memcached has keys.
+func (s *stage) holds(m *attunetest.Memcached, values map[string]string) {
+	s.t.Helper()
+	attunetest.Eventually(s.t, "memcached has what it should", func() bool {
+		for key := range values {
+			if record(s.t, m, key) == nil {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// record is what a memcached has for a key, as the controller stored it; nil if
+// nothing.
+func record(t testing.TB, m *attunetest.Memcached, key string) []byte {
+	t.Helper()
+	c := m.Dial()
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "get %s\r\n", key); err != nil {
+		t.Error(err)
+		return nil
+	}
+	r := bufio.NewReader(c)
+	line, err := r.ReadString('\n')
+	f := strings.Fields(line)
+	if err != nil || len(f) != 4 {
+		return nil
+	}
+	n, err := strconv.Atoi(f[3])
+	if err != nil {
+		t.Errorf("memcached answers %q", line)
+		return nil
+	}
+	raw := make([]byte, n)
+	if _, err := io.ReadFull(r, raw); err != nil {
+		t.Error(err)
+		return nil
+	}
+	return raw
+}
+
+// store puts bytes into a memcached behind its controller's back.
+func store(t testing.TB, m *attunetest.Memcached, verb, key string, raw []byte) {
+	t.Helper()
+	c := m.Dial()
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "%s %s 0 0 %d\r\n%s\r\n", verb, key, len(raw), raw); err != nil {
+		t.Error(err)
+		return
+	}
+	if line, err := bufio.NewReader(c).ReadString('\n'); line != "STORED\r\n" {
+		t.Errorf("%s %s: %q %v", verb, key, line, err)
+	}
+}
