@@ -97,3 +97,38 @@ func TestNothingIsSavedAfterAFailure(t *testing.T) {
 		}
 	}
 }
+
+// What a directory that could not be synced has is not known, and another state that
+// could be would remove the one before.
+func TestNothingIsSavedWhenTheDirectoryCannotBeSynced(t *testing.T) {
+	dir := disktest.NewDir(t)
+	l := openAt(t, dir, disk.Always)
+	if err := errors.Join(l.Start(me), put(l, 1, 1, 9), saveState(l, 4, 1, "four")); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	l.disk.Hook = func(op, name string) error {
+		if op == "syncdir" {
+			return broken
+		}
+		return nil
+	}
+	if err := saveState(l, 6, 1, "six"); !errors.Is(err, broken) || !errors.Is(err, ErrUnknown) {
+		t.Error(err)
+	}
+	l.disk.Hook = func(op, name string) error { t.Errorf("%s of %s after a failure", op, name); return nil }
+	for what, err := range map[string]error{
+		"state": saveState(l, 6, 1, "six"), "save": put(l, 1, 10, 11), "vote": l.Save(hard{2, 1, 1}.state(), nil),
+		"install": l.Install(20, 2, nil), "rename": l.Rename(me), "start": l.Start(me),
+	} {
+		if !errors.Is(err, broken) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if states := disktest.Named(t, dir, "state-"); len(states) != 2 {
+		t.Errorf("states: %v", states)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -53,6 +53,10 @@ type persisted struct {
 	states  []uint64  // state files, ascending; the last is valid
 }
 
+// ErrUnknown is what SaveState fails with when nobody knows what is on disk any more:
+// as after a Save that failed, the caller must exit the process.
+var ErrUnknown = errors.New("what is on disk is not known any more")
+
 var (
 	errNotStarted = errors.New("raft log was not started: it has no identity")
 	errClosed     = errors.New("raft log is closed")

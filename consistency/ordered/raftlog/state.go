@@ -14,10 +14,11 @@ import (
 // after meta.Index, which must have been saved, with meta.Term, and the members
 // then. It returns when that is what a restart goes on from, and what it makes
 // needless is deleted: older states, segments with nothing newer. On an error the
-// last state stays what it was. In memory it does nothing, and does not call write.
+// last state stays what it was, and the caller may try again later, except after
+// [ErrUnknown]. In memory it does nothing, and does not call write.
 //
 // It may be called from any goroutine; of several, one goes on at a time. Errors:
-// write's, those of the disk; that the state is older than the one there;
+// write's, those of the disk; ErrUnknown; that the state is older than the one there;
 // that the log was closed, or started again, meanwhile; what Save failed with.
 func (l *Log) SaveState(meta *pb.SnapshotMetadata, write func(io.Writer) error) error {
 	if l.disk == nil {
@@ -88,7 +89,10 @@ func (d *persisted) publish(nonce, index uint64, mark int64) error {
 		d.states = append(d.states, index)
 	}
 	if err := d.DurableNames(); err != nil {
-		return err
+		// If it succeeded the next time, that would prove nothing; and the state
+		// before would be removed.
+		d.failed = fmt.Errorf("%w: %w", ErrUnknown, err)
+		return d.failed
 	}
 	d.covered.Store(mark)
 	if err := d.dropLocked(index); err != nil {
