@@ -6,6 +6,7 @@ package disktest
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -231,5 +232,38 @@ func (k Memory[M]) MissingFiles(t *testing.T, dir string, s disk.Sync, closed bo
 		if got := k.Reopened(t, clone, s); got != Nobody {
 			t.Errorf("%v, closed %v, without %s: %s", s, closed, filepath.Base(name), got)
 		}
+	}
+}
+
+// Golden reads testdata/name, which an earlier version wrote, and compares with how it
+// saw that.
+func (k Memory[M]) Golden(t *testing.T, name string, s disk.Sync) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	want := string(read(t, path+".txt"))
+	if got := k.Reopened(t, CopyDir(t, path), s) + "\n"; got != want {
+		t.Errorf("%s is read as\n%sand was\n%s", name, got, want)
+	}
+}
+
+// AnotherEngine has a directory of that format, which is not that of open: that says
+// so, and leaves it alone.
+func AnotherEngine(t *testing.T, format disk.Format, open func(disk.Options) error) {
+	t.Helper()
+	o := disk.Options{Dir: TempDir(t), Sync: disk.OS, BootID: "boot1"}
+	f, err := disk.Take(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := f.Found(format, disk.Identity{ID: 1})
+	if err := errors.Join(f.WriteCharter(&c), f.Release()); err != nil {
+		t.Fatal(err)
+	}
+	was := read(t, Newest(t, o.Dir, "identity"))
+	if err := open(o); !errors.Is(err, disk.ErrFormat) {
+		t.Error(err)
+	}
+	if !bytes.Equal(read(t, Newest(t, o.Dir, "identity")), was) {
+		t.Error("the identity file changed")
 	}
 }

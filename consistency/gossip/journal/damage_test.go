@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -136,21 +135,8 @@ func TestDamagedStateIsNotNeededIfTheRecordsAreThere(t *testing.T) {
 }
 
 func TestFilesOfAnotherEngineAreLeftAlone(t *testing.T) {
-	dir := disktest.NewDir(t)
-	files, err := disk.Take(disk.Options{Dir: dir, Sync: disk.OS, BootID: "boot1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := files.Found(disk.Raft, me)
-	if err := errors.Join(files.WriteCharter(&c), files.Release()); err != nil {
-		t.Fatal(err)
-	}
-	name := disktest.Newest(t, dir, "identity")
-	was, _ := os.ReadFile(name)
-	if _, err := Open(disk.Options{Dir: dir, Sync: disk.OS, BootID: "boot1"}); !errors.Is(err, disk.ErrFormat) {
-		t.Error(err)
-	}
-	if now, _ := os.ReadFile(name); !bytes.Equal(now, was) {
-		t.Error("the identity file changed")
-	}
+	disktest.AnotherEngine(t, disk.Raft, func(o disk.Options) error {
+		_, err := Open(o)
+		return err
+	})
 }

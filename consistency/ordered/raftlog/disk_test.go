@@ -1,7 +1,6 @@
 package raftlog
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -332,21 +331,8 @@ func TestDamagedStateIsNotNeededIfTheLogIsWhole(t *testing.T) {
 }
 
 func TestFilesOfAnotherEngineAreLeftAlone(t *testing.T) {
-	dir := disktest.NewDir(t)
-	files, err := disk.Take(disk.Options{Dir: dir, Sync: disk.OS, BootID: "boot1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := files.Found(disk.Journal, me)
-	if err := errors.Join(files.WriteCharter(&c), files.Release()); err != nil {
-		t.Fatal(err)
-	}
-	name := disktest.Newest(t, dir, "identity")
-	was, _ := os.ReadFile(name)
-	if _, err := Open(disk.Options{Dir: dir, Sync: disk.OS, BootID: "boot1"}); !errors.Is(err, disk.ErrFormat) {
-		t.Error(err)
-	}
-	if now, _ := os.ReadFile(name); !bytes.Equal(now, was) {
-		t.Error("the identity file changed")
-	}
+	disktest.AnotherEngine(t, disk.Journal, func(o disk.Options) error {
+		_, err := Open(o)
+		return err
+	})
 }
