@@ -27,16 +27,18 @@ var allowed = map[string][]string{
 	"kvadapter/storetest": {"", "kvadapter"},
 	"replica":             {"", "kvadapter", "internal/prefetch"},
 	"cluster":             {}, // it carries frames, and does not know what is in them
-	"consistency/gossip":  {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/gossip/sketch", "consistency/gossip/journal"},
-	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/ordered/raftlog"},
-	"consistency":         {"", "replica", "cluster", "consistency/repair", "consistency/gossip", "consistency/gossip/journal", "consistency/ordered", "consistency/ordered/raftlog"},
+	"consistency/gossip":  {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/disk", "consistency/gossip/sketch", "consistency/gossip/journal"},
+	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/disk", "consistency/ordered/raftlog"},
+	"consistency":         {"", "replica", "cluster", "consistency/disk", "consistency/repair", "consistency/gossip", "consistency/ordered"},
 	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster"},
 
 	"consistency/codec":           {""},
 	"consistency/repair":          {"", "kvadapter", "replica", "cluster"},
 	"consistency/gossip/sketch":   {},
-	"consistency/gossip/journal":  {},
-	"consistency/ordered/raftlog": {},
+	"consistency/disk":            {},
+	"consistency/disk/disktest":   {"consistency/disk"}, // for tests only
+	"consistency/gossip/journal":  {"consistency/disk"},
+	"consistency/ordered/raftlog": {"consistency/disk"},
 
 	// The client side knows the server only by the wire.
 	"client":                  {},
@@ -154,8 +156,8 @@ func TestDesignPageDrawsThePackages(t *testing.T) {
 			name = pkg
 		case "client/internal/memtest": // a helper of tests
 			continue
-		case "client/shell", "kvadapter/storetest": // in the line of their parent
-			name = strings.Split(pkg, "/")[0]
+		case "client/shell", "kvadapter/storetest", "consistency/disk/disktest": // in the line of their parent
+			name = path.Base(path.Dir(pkg))
 		}
 		if !strings.Contains(string(page), name+"/ ") {
 			t.Errorf("the tree of docs/design.md does not have %s/", name)

@@ -9,10 +9,9 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/gossip"
-	"github.com/attunekv/attune/consistency/gossip/journal"
 	"github.com/attunekv/attune/consistency/ordered"
-	"github.com/attunekv/attune/consistency/ordered/raftlog"
 	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
@@ -84,7 +83,7 @@ type Group interface {
 
 // ParseSync checks a value of Options.Sync.
 func ParseSync(s string) error {
-	_, err := raftlog.ParseSync(s)
+	_, err := disk.ParseSync(s)
 	return err
 }
 
@@ -95,10 +94,10 @@ func ParseSync(s string) error {
 func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 	switch level {
 	case Linearizable, Sequential:
-		sync := raftlog.None
+		sync := disk.None
 		if o.DataDir != "" {
 			var err error
-			if sync, err = raftlog.ParseSync(o.Sync); err != nil {
+			if sync, err = disk.ParseSync(o.Sync); err != nil {
 				return nil, err
 			}
 		}
@@ -119,7 +118,7 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 		}
 		if o.DataDir != "" {
 			var err error
-			if g.Sync, err = journal.ParseSync(o.Sync); err != nil {
+			if g.Sync, err = disk.ParseSync(o.Sync); err != nil {
 				return nil, err
 			}
 		}

@@ -97,7 +97,30 @@ func self(t *testing.T) string {
 
 func TestSocketInADirectoryOneMayNotWrite(t *testing.T) {
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), attune, "serve", "--admin", "off", "--listen", "unix:"+dir+"/a.sock")
+	out, code := runWithout(t, dir, "serve", "--admin", "off", "--listen", "unix:"+dir+"/a.sock")
+	if code != 2 || !strings.Contains(out, "permission denied") {
+		t.Errorf("exit %d with %s", code, out)
+	}
+}
+
+// Both engines say what to do, before they look for others.
+func TestDataDirOneMayNotWrite(t *testing.T) {
+	for _, level := range []string{"linearizable", "eventual"} {
+		for _, sub := range []string{"", "/new"} {
+			dir := t.TempDir()
+			out, code := runWithout(t, dir, "serve", "--admin", "off", "--listen", "127.0.0.1:0", "--gossip", "127.0.0.1:0",
+				"--peer", "127.0.0.1:0", "--expect", "2", "--consistency", level, "--data-dir", dir+sub)
+			if code != 2 || !strings.Contains(out, dir+sub) || !strings.Contains(out, "permission denied: this process must be allowed to read and write the directory") {
+				t.Errorf("%s: exit %d with %s", level, code, out)
+			}
+		}
+	}
+}
+
+// runWithout runs attune as somebody who may not write to dir, which root cannot be.
+func runWithout(t *testing.T, dir string, args ...string) (out string, code int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), attune, args...)
 	if os.Getuid() == 0 { // who may write everywhere
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
@@ -108,10 +131,11 @@ func TestSocketInADirectoryOneMayNotWrite(t *testing.T) {
 	} else if err := os.Chmod(dir, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	out, err := cmd.CombinedOutput()
-	if cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "permission denied") {
-		t.Errorf("%v with %s", err, out)
+	b, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
 	}
+	return string(b), cmd.ProcessState.ExitCode()
 }
 
 // SIGTERM answers what was received, closes the listener, and exits 0; a socket

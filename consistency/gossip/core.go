@@ -68,7 +68,7 @@ type core struct {
 	rec   reconciler
 	cut   cutter
 	acks  acks
-	disk  disk
+	disk  persisted
 
 	past      map[uint64]uint64 // vv a while ago, and when that was
 	pastAt    time.Duration

@@ -12,7 +12,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
-	"github.com/attunekv/attune/consistency/gossip/journal"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -60,7 +60,7 @@ type Options struct {
 	// DataDir keeps the journal, as Sync says; empty for none: a controller that
 	// restarts is a new member.
 	DataDir string
-	Sync    journal.Sync
+	Sync    disk.Sync
 	// skew is how far the wall clock is off: for tests.
 	skew time.Duration
 	// Timeout is why an op failed that waited for a backend until its deadline.

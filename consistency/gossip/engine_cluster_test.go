@@ -17,7 +17,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
-	"github.com/attunekv/attune/consistency/gossip/journal"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
@@ -80,7 +80,7 @@ func openSites(t testing.TB, n int, tune func(s *site)) *sites {
 }
 
 // durable has a site keep a journal.
-func durable(s *site) { s.o.DataDir, s.o.Sync = s.t.TempDir(), journal.OS }
+func durable(s *site) { s.o.DataDir, s.o.Sync = s.t.TempDir(), disk.OS }
 
 // bothSites runs a test on three, at both levels.
 func bothSites(t *testing.T, tune func(s *site), test func(t *testing.T, g *sites)) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/gossip/journal"
 	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
@@ -57,7 +58,7 @@ type members struct {
 	filler  *repair.Filler
 	homes   *homes
 	journal *journal.Journal // nil without a data-dir
-	ident   journal.Identity
+	ident   disk.Identity
 	fatal   chan error
 	died    atomic.Bool   // what is written here is told nobody any more
 	belongs atomic.Bool   // ident is settled
@@ -83,12 +84,12 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 		}
 	}()
 	known := false
-	e.ident = journal.Identity{Origin: randomID(), Name: e.o.Node}
+	e.ident = disk.Identity{ID: randomID(), Name: e.o.Node}
 	if e.o.DataDir != "" {
-		if e.journal, err = journal.Open(journal.Options{Dir: e.o.DataDir, Sync: e.o.Sync, Log: e.log}); err != nil {
+		if e.journal, err = journal.Open(disk.Options{Dir: e.o.DataDir, Sync: e.o.Sync, Log: e.log}); err != nil {
 			return err
 		}
-		var was journal.Identity
+		var was disk.Identity
 		if was, known = e.journal.Identity(); known {
 			e.ident = was
 		}
@@ -96,7 +97,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 			return fmt.Errorf("data-dir %s is that of controller %q, and this one is %q: give it its own", e.o.DataDir, e.ident.Name, e.o.Node)
 		}
 	}
-	id := e.ident.Origin
+	id := e.ident.ID
 	if e.cluster, err = e.o.OpenCluster(id); err != nil {
 		return err
 	}

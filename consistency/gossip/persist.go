@@ -44,8 +44,8 @@ var (
 	errState = errors.New("what is in the data directory was not written by this version of attune")
 )
 
-// disk is the persistent half of a member.
-type disk struct {
+// persisted is the persistent half of a member.
+type persisted struct {
 	journal *journal.Journal
 	limit   int64 // of the clock: see journal.Bound. Guarded by core.mu, as what follows
 	// safe is the position in the ring up to which everything is in the journal.

@@ -16,6 +16,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/codec"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/gossip/journal"
 	"github.com/attunekv/attune/replica"
 )
@@ -40,12 +41,12 @@ func (l *life) stir() {}
 // another member, 2.
 func live(t testing.TB, dir string, causal bool, wall int64) *life {
 	t.Helper()
-	j, err := journal.Open(journal.Options{Dir: dir, Sync: journal.OS})
+	j, err := journal.Open(disk.Options{Dir: dir, Sync: disk.OS})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, known := j.Identity(); !known {
-		if err := j.Start(journal.Identity{Origin: 1, Name: "one", Gen: 1, Seed: 1, Cluster: [16]byte{1}}); err != nil {
+		if err := j.Start(disk.Identity{ID: 1, Name: "one", Gen: 1, Seed: 1, Cluster: [16]byte{1}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/ordered/raftlog"
 	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
@@ -46,7 +47,7 @@ type Options struct {
 	// DataDir and Sync are where and how the Raft log is kept. Without DataDir a
 	// controller that restarts is a new member.
 	DataDir string
-	Sync    raftlog.Sync
+	Sync    disk.Sync
 	// OpenCluster opens the peer port for a member with this Raft id.
 	OpenCluster func(id uint64) (*cluster.Cluster, error)
 	// OpenReplica makes the shard's copy on this node: with the generation and seed
@@ -67,7 +68,7 @@ type Engine struct {
 	cluster *cluster.Cluster
 	store   *raftlog.Log
 	core    *core
-	ident   raftlog.Identity
+	ident   disk.Identity
 	stage   *repair.Stager
 	fetcher *repair.Fetcher
 	filler  *repair.Filler

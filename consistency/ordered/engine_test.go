@@ -17,7 +17,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
-	"github.com/attunekv/attune/consistency/ordered/raftlog"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
@@ -61,7 +61,7 @@ func newLimitedGroup(t testing.TB, n int, durable bool, limit int64) *group {
 			m.o.Log = zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)).Named(m.o.Name)
 		}
 		if durable {
-			m.o.DataDir, m.o.Sync = t.TempDir(), raftlog.OS
+			m.o.DataDir, m.o.Sync = t.TempDir(), disk.OS
 		}
 		m.o.OpenCluster = func(id uint64) (*cluster.Cluster, error) {
 			return cluster.Open(cluster.Options{

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/ordered/raftlog"
 	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
@@ -71,7 +72,7 @@ func (e *Engine) abandon() error {
 }
 
 func (e *Engine) open(ctx context.Context) (err error) {
-	e.store, err = raftlog.Open(raftlog.Options{Dir: e.o.DataDir, Sync: e.o.Sync, Log: e.log})
+	e.store, err = raftlog.Open(disk.Options{Dir: e.o.DataDir, Sync: e.o.Sync, Log: e.log})
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 		return fmt.Errorf("data-dir %s is that of controller %q, and this one is %q: give it its own", e.o.DataDir, e.ident.Name, e.o.Name)
 	}
 	if !known {
-		e.ident = raftlog.Identity{ID: randomID(), Name: e.o.Name}
+		e.ident = disk.Identity{ID: randomID(), Name: e.o.Name}
 	}
 	if e.cluster, err = e.o.OpenCluster(e.ident.ID); err != nil {
 		return err
@@ -89,7 +90,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.core = &core{
 		id: e.ident.ID, name: e.o.Name, expect: max(e.o.Expect, 1), maxItem: e.o.MaxItem, log: e.log,
 		store: e.store, world: e, ctx: e.ctx, durable: e.o.DataDir != "",
-		syncs: e.o.Sync == raftlog.Always, logBudget: defaultLogBudget,
+		syncs: e.o.Sync == disk.Always, logBudget: defaultLogBudget,
 	}
 	e.handle()
 	founded := false

@@ -16,6 +16,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/ordered/raftlog"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
@@ -57,7 +58,7 @@ func (n *simNode) boot(found bool) {
 		s.nextID++
 	}
 	var err error
-	if n.store, err = raftlog.Open(raftlog.Options{Log: zap.NewNop()}); err != nil {
+	if n.store, err = raftlog.Open(disk.Options{Log: zap.NewNop()}); err != nil {
 		s.t.Fatal(err)
 	}
 	n.disk = nil

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/attunekv/attune/consistency/codec"
+	"github.com/attunekv/attune/consistency/ordered/raftlog"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -252,6 +253,9 @@ func (c *core) saveState() {
 // stateSaved ends what saveState began.
 func (c *core) stateSaved(size int64, err error) {
 	c.snaps.saving = false
+	if errors.Is(err, raftlog.ErrUnknown) {
+		panic(fmt.Sprintf("the state cannot be synced to disk; this controller must not go on: %v", err))
+	}
 	if err != nil {
 		c.snaps.wanted, c.snaps.saveWhen = true, c.now+saveRetry
 		c.log.Error("the state could not be written to disk; the log there goes on growing until it can", zap.Error(err))

@@ -4,15 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+
+	"github.com/attunekv/attune/consistency/disk"
 )
 
 // Append of batches of 150 byte records, with the checkpoints (of nothing) that keep
 // the directory small.
 func BenchmarkAppend(b *testing.B) {
-	for _, s := range []Sync{OS, Always} {
+	for _, s := range []disk.Sync{disk.OS, disk.Always} {
 		for _, n := range []int{1, 16, 256} {
 			b.Run(fmt.Sprintf("%v/%d", s, n), func(b *testing.B) {
-				j, err := Open(Options{Dir: b.TempDir(), Sync: s, BootID: "boot1"})
+				j, err := Open(disk.Options{Dir: b.TempDir(), Sync: s, BootID: "boot1"})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -46,7 +48,7 @@ func BenchmarkAppend(b *testing.B) {
 // Open and Replay of 64 MiB: what a restart takes, apart from what is done with it.
 func BenchmarkReplay(b *testing.B) {
 	dir := b.TempDir()
-	o := Options{Dir: dir, Sync: OS, BootID: "boot1"}
+	o := disk.Options{Dir: dir, Sync: disk.OS, BootID: "boot1"}
 	j, err := Open(o)
 	if err != nil {
 		b.Fatal(err)

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -9,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"github.com/attunekv/attune/consistency/disk"
+	"github.com/attunekv/attune/consistency/disk/disktest"
 )
 
 func TestMain(m *testing.M) {
@@ -24,31 +25,29 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-var me = Identity{Origin: 77, Cluster: [16]byte{1, 2, 3}, Gen: 4, Seed: 5, Name: "one"}
+var me = disk.Identity{ID: 77, Cluster: [16]byte{1, 2, 3}, Gen: 4, Seed: 5, Name: "one"}
 
 // segmentBytes of tests: a few Appends.
 const segmentBytes = 150
 
-type fataler interface {
-	Helper()
-	Fatal(...any)
-}
+// chunkLen is what a state is written in pieces of.
+const chunkLen = 256 << 10
 
-func openAt(t fataler, dir string, s Sync) *Journal {
+func openAt(t disktest.T, dir string, s disk.Sync) *Journal {
 	t.Helper()
 	return openBoot(t, dir, s, "boot1")
 }
 
-func openBoot(t fataler, dir string, s Sync, boot string) *Journal {
+func openBoot(t disktest.T, dir string, s disk.Sync, boot string) *Journal {
 	t.Helper()
-	j, err := Open(Options{Dir: dir, Sync: s, BootID: boot, SegmentBytes: segmentBytes})
+	j, err := Open(disk.Options{Dir: dir, Sync: s, BootID: boot, SegmentBytes: segmentBytes})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return j
 }
 
-func started(t fataler, dir string, s Sync) *Journal {
+func started(t disktest.T, dir string, s disk.Sync) *Journal {
 	t.Helper()
 	j := openAt(t, dir, s)
 	if err := j.Start(me); err != nil {
@@ -57,11 +56,27 @@ func started(t fataler, dir string, s Sync) *Journal {
 	return j
 }
 
+// taken is a Journal before recover.
+func taken(t disktest.T, dir string, s disk.Sync) *Journal {
+	t.Helper()
+	files, err := disk.Take(disk.Options{Dir: dir, Sync: s, BootID: "boot1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Journal{dir: files}
+}
+
+var journals = disktest.Memory[*Journal]{
+	Open: openAt, View: view, Kill: kill,
+	Files: func(j *Journal) *disk.Files { return j.dir },
+	Add:   func(j *Journal) error { return put(j, "more") },
+}
+
 // kill ends the use of j as the death of the process does: nothing is written.
-func kill(t fataler, j *Journal) {
+func kill(t disktest.T, j *Journal) {
 	t.Helper()
 	dead := errors.New("dead")
-	j.hook = func(op, name string) error { return dead }
+	j.dir.Hook = func(op, name string) error { return dead }
 	if err := j.Close(); err != nil && !errors.Is(err, dead) {
 		t.Fatal(err)
 	}
@@ -86,14 +101,14 @@ func saveAt(j *Journal, at Position, data string) error {
 }
 
 // view is what a journal knows, as text.
-func view(t fataler, j *Journal) string {
+func view(t disktest.T, j *Journal) string {
 	t.Helper()
 	id, known := j.Identity()
 	if !known {
 		if j.Bound() != 0 || j.Size() != 0 || j.Mark() != 0 {
 			t.Fatal("nobody has something")
 		}
-		return "nobody"
+		return disktest.Nobody
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v bound %d size %d end %d", id, j.Bound(), j.Size(), j.Mark())
@@ -118,44 +133,12 @@ func view(t fataler, j *Journal) string {
 	return b.String()
 }
 
-// reopened is the view of what another process would find in dir.
-func reopened(t fataler, dir string, s Sync) string {
-	t.Helper()
-	j := openAt(t, dir, s)
-	v := view(t, j)
-	kill(t, j)
-	return v
-}
-
-func copyDir(t testing.TB, from string) string {
-	t.Helper()
-	to := newDir(t)
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
-	return to
-}
-
-// newDir is a directory that is not there yet.
-func newDir(t testing.TB) string { return filepath.Join(tempDir(t), "d") }
-
-// tempDir is in memory, if it can be: these tests sync thousands of times, and what
-// a disk does then is not what they are about.
-func tempDir(t testing.TB) string {
-	dir, err := os.MkdirTemp("/dev/shm", "journal")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
 // Whatever was appended is there after the process died or closed, at any moment
 // between two calls; the model is a list of records and a state.
 func TestWhatWasAppendedIsThereAgain(t *testing.T) {
-	for _, s := range []Sync{OS, Always} {
+	for _, s := range []disk.Sync{disk.OS, disk.Always} {
 		t.Run(s.String(), func(t *testing.T) {
-			parent := tempDir(t)
+			parent := disktest.TempDir(t)
 			rapid.Check(t, func(t *rapid.T) {
 				dir, err := os.MkdirTemp(parent, "")
 				if err != nil {
@@ -240,51 +223,8 @@ func TestWhatWasAppendedIsThereAgain(t *testing.T) {
 	}
 }
 
-func TestParseSync(t *testing.T) {
-	for _, s := range []Sync{OS, Always} {
-		if got, err := ParseSync(s.String()); got != s || err != nil {
-			t.Errorf("%v: %v, %v", s, got, err)
-		}
-	}
-	for _, name := range []string{"", "none", "interval", Sync(9).String()} {
-		if _, err := ParseSync(name); err == nil {
-			t.Error("there is no sync", name)
-		}
-	}
-}
-
-func TestOptionsThatMeanNothingAreRefused(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, o := range []Options{
-		{}, {Sync: OS}, {Dir: t.TempDir()}, {Dir: t.TempDir(), Sync: Always + 1}, {Dir: file, Sync: OS},
-		{Dir: t.TempDir(), Sync: OS, SegmentBytes: -1}, {Dir: t.TempDir(), Sync: OS, BootID: strings.Repeat("b", 256)},
-	} {
-		if j, err := Open(o); err == nil {
-			t.Errorf("opened %+v", o)
-			_ = j.Close()
-		}
-	}
-}
-
-func TestDirectoryThatCannotBeWritten(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("root may write everywhere")
-	}
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o500); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Open(Options{Dir: dir, Sync: OS})
-	if err == nil || !strings.Contains(err.Error(), "must be allowed to") || !strings.Contains(err.Error(), dir) {
-		t.Error(err)
-	}
-}
-
 func TestNothingIsWrittenForNobody(t *testing.T) {
-	j := openAt(t, newDir(t), OS)
+	j := openAt(t, disktest.NewDir(t), disk.OS)
 	for what, err := range map[string]error{
 		"append": put(j, "a"), "bound": j.SetBound(1), "checkpoint": save(j, ""), "rename": j.Rename(me),
 	} {
@@ -292,7 +232,7 @@ func TestNothingIsWrittenForNobody(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if j.Start(Identity{}) == nil || j.Start(Identity{Origin: 1, Name: strings.Repeat("n", 256)}) == nil {
+	if j.Start(disk.Identity{}) == nil || j.Start(disk.Identity{ID: 1, Name: strings.Repeat("n", 256)}) == nil {
 		t.Error("that is no identity")
 	}
 	if err := errors.Join(j.Start(me), put(j, "a"), j.Close(), j.Close()); err != nil {
@@ -308,13 +248,13 @@ func TestNothingIsWrittenForNobody(t *testing.T) {
 }
 
 func TestStartForgetsAllButTheBound(t *testing.T) {
-	dir := newDir(t)
-	j := started(t, dir, OS)
+	dir := disktest.NewDir(t)
+	j := started(t, dir, disk.OS)
 	if err := errors.Join(put(j, "a"), j.SetBound(9), save(j, "state"), put(j, "b")); err != nil {
 		t.Fatal(err)
 	}
 	other := me
-	other.Origin++
+	other.ID++
 	if err := j.Start(other); err != nil {
 		t.Fatal(err)
 	}
@@ -323,14 +263,14 @@ func TestStartForgetsAllButTheBound(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 	kill(t, j)
-	if got := reopened(t, dir, OS); got != want {
+	if got := journals.Reopened(t, dir, disk.OS); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
 
 func TestRenameKeepsTheOrigin(t *testing.T) {
-	dir := newDir(t)
-	j := started(t, dir, OS)
+	dir := disktest.NewDir(t)
+	j := started(t, dir, disk.OS)
 	other := me
 	other.Name, other.Cluster[0], other.Gen = "two", 9, 9
 	if err := errors.Join(put(j, "a"), j.Rename(other)); err != nil {
@@ -340,11 +280,11 @@ func TestRenameKeepsTheOrigin(t *testing.T) {
 		t.Error(id, known)
 	}
 	kill(t, j)
-	j = openAt(t, dir, OS)
+	j = openAt(t, dir, disk.OS)
 	if id, known := j.Identity(); id != other || !known {
 		t.Error(id, known)
 	}
-	other.Origin++
+	other.ID++
 	if err := j.Rename(other); err == nil {
 		t.Error("renamed to another origin")
 	}
@@ -356,24 +296,24 @@ func TestRenameKeepsTheOrigin(t *testing.T) {
 func TestAnotherBoot(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		syncs []Sync // of the boots in turn; each but the last appends
-		boots string // a letter each
-		close bool   // instead of dying
+		syncs []disk.Sync // of the boots in turn; each but the last appends
+		boots string      // a letter each
+		close bool        // instead of dying
 		known bool
 	}{
-		{"os, same boot", []Sync{OS, OS}, "aa", false, true},
-		{"os, another boot", []Sync{OS, OS}, "ab", false, false},
-		{"os, closed, another boot", []Sync{OS, OS}, "ab", true, true},
-		{"os, closed, two other boots", []Sync{OS, OS, OS}, "abc", true, true},
-		{"os, another boot, opened as always", []Sync{OS, Always}, "ab", false, false},
-		{"os, closed, another boot, opened as always", []Sync{OS, Always}, "ab", true, true},
-		{"always, another boot", []Sync{Always, Always}, "ab", false, true},
-		{"always, another boot, opened as os", []Sync{Always, OS}, "ab", false, true},
-		{"os made always", []Sync{OS, Always, Always}, "aab", false, true},
-		{"always made os", []Sync{Always, OS, OS}, "aab", false, false},
-		{"always made os, and always again", []Sync{Always, OS, Always}, "aab", false, false},
+		{"os, same boot", []disk.Sync{disk.OS, disk.OS}, "aa", false, true},
+		{"os, another boot", []disk.Sync{disk.OS, disk.OS}, "ab", false, false},
+		{"os, closed, another boot", []disk.Sync{disk.OS, disk.OS}, "ab", true, true},
+		{"os, closed, two other boots", []disk.Sync{disk.OS, disk.OS, disk.OS}, "abc", true, true},
+		{"os, another boot, opened as always", []disk.Sync{disk.OS, disk.Always}, "ab", false, false},
+		{"os, closed, another boot, opened as always", []disk.Sync{disk.OS, disk.Always}, "ab", true, true},
+		{"always, another boot", []disk.Sync{disk.Always, disk.Always}, "ab", false, true},
+		{"always, another boot, opened as os", []disk.Sync{disk.Always, disk.OS}, "ab", false, true},
+		{"os made always", []disk.Sync{disk.OS, disk.Always, disk.Always}, "aab", false, true},
+		{"always made os", []disk.Sync{disk.Always, disk.OS, disk.OS}, "aab", false, false},
+		{"always made os, and always again", []disk.Sync{disk.Always, disk.OS, disk.Always}, "aab", false, false},
 	} {
-		dir := newDir(t)
+		dir := disktest.NewDir(t)
 		var want []string
 		for i, s := range c.syncs {
 			j := openBoot(t, dir, s, c.boots[i:i+1])
@@ -409,18 +349,18 @@ func TestAnotherBoot(t *testing.T) {
 
 // A directory that was closed with OS survives the machine only until it is opened.
 func TestOpenEndsWhatCloseProved(t *testing.T) {
-	dir := newDir(t)
-	j := started(t, dir, OS)
+	dir := disktest.NewDir(t)
+	j := started(t, dir, disk.OS)
 	if err := errors.Join(put(j, "a"), j.Close()); err != nil {
 		t.Fatal(err)
 	}
-	j = openAt(t, dir, OS)
+	j = openAt(t, dir, disk.OS)
 	if err := put(j, "b"); err != nil {
 		t.Fatal(err)
 	}
 	kill(t, j)
-	j = openBoot(t, dir, OS, "boot2")
-	if got := view(t, j); got != "nobody" {
+	j = openBoot(t, dir, disk.OS, "boot2")
+	if got := view(t, j); got != disktest.Nobody {
 		t.Error(got)
 	}
 	kill(t, j)
@@ -430,19 +370,16 @@ func TestOpenEndsWhatCloseProved(t *testing.T) {
 func TestWhatWasNotSyncedIsWhenItMustBe(t *testing.T) {
 	for what, last := range map[string]func(dir string) []string{
 		"close": func(dir string) (ops []string) {
-			j := openAt(t, dir, OS)
-			j.hook = func(op, name string) error { ops = append(ops, op+" "+name); return nil }
+			j := openAt(t, dir, disk.OS)
+			j.dir.Hook = func(op, name string) error { ops = append(ops, op+" "+name); return nil }
 			if err := j.Close(); err != nil {
 				t.Fatal(err)
 			}
 			return ops
 		},
 		"open as always": func(dir string) (ops []string) {
-			j, err := take(Options{Dir: dir, Sync: Always, BootID: "boot1"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			j.hook = func(op, name string) error { ops = append(ops, op+" "+name); return nil }
+			j := taken(t, dir, disk.Always)
+			j.dir.Hook = func(op, name string) error { ops = append(ops, op+" "+name); return nil }
 			if err := j.recover(); err != nil || !j.known {
 				t.Fatal(err)
 			}
@@ -451,12 +388,12 @@ func TestWhatWasNotSyncedIsWhenItMustBe(t *testing.T) {
 			return renamed
 		},
 	} {
-		dir := newDir(t)
-		small(t, dir, OS)
+		dir := disktest.NewDir(t)
+		small(t, dir, disk.OS)
 		all := strings.Join(last(dir), ", ") + ","
 		renamed := strings.Index(all, "rename identity,")
 		want := []string{"syncdir"}
-		for _, prefix := range []string{logPrefix, statePrefix} {
+		for _, prefix := range []string{"log-", "state-"} {
 			names, _ := filepath.Glob(filepath.Join(dir, prefix+"*"))
 			for _, name := range names {
 				want = append(want, "sync "+filepath.Base(name)+",")
@@ -475,94 +412,18 @@ func TestWhatWasNotSyncedIsWhenItMustBe(t *testing.T) {
 
 // Close relies on it that with Always nothing is left to sync.
 func TestCutOfATornAppendIsSynced(t *testing.T) {
-	dir := newDir(t)
-	small(t, dir, Always)
-	name := newest(t, dir, logPrefix)
+	dir := disktest.NewDir(t)
+	small(t, dir, disk.Always)
+	name := disktest.Newest(t, dir, "log-")
 	info, err := os.Stat(name)
 	if err != nil || os.Truncate(name, info.Size()-1) != nil {
 		t.Fatal(err)
 	}
-	j, err := take(Options{Dir: dir, Sync: Always, BootID: "boot1"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	j := taken(t, dir, disk.Always)
 	var ops []string
-	j.hook = func(op, name string) error { ops = append(ops, op); return nil }
+	j.dir.Hook = func(op, name string) error { ops = append(ops, op); return nil }
 	if err := j.recover(); err != nil || fmt.Sprint(ops) != "[truncate sync]" {
 		t.Error(ops, err)
-	}
-	kill(t, j)
-}
-
-func TestCheckpointThatFailsLeavesTheOneBefore(t *testing.T) {
-	dir := newDir(t)
-	j := started(t, dir, Always)
-	if err := errors.Join(put(j, "a"), put(j, "b"), save(j, "two"), put(j, "c")); err != nil {
-		t.Fatal(err)
-	}
-	want := view(t, j)
-	broken := errors.New("broken")
-	err := j.Checkpoint(j.Mark(), func(w io.Writer) error {
-		if _, err := w.Write(make([]byte, 3*chunkLen+1)); err != nil {
-			return err
-		}
-		return broken
-	})
-	if !errors.Is(err, broken) {
-		t.Error(err)
-	}
-	if saveAt(j, 1, "older") == nil || saveAt(j, j.Mark()+1, "ahead") == nil {
-		t.Error("a state was written of where none can be")
-	}
-	for _, op := range []string{"create", "write", "sync", "rename"} {
-		j.hook = func(did, name string) error {
-			if did == op {
-				return broken
-			}
-			return nil
-		}
-		if err := save(j, "three"); !errors.Is(err, broken) {
-			t.Errorf("%s failed: %v", op, err)
-		}
-	}
-	j.hook = nil
-	if tmps, _ := filepath.Glob(filepath.Join(dir, "*"+tmpSuffix)); len(tmps) > 0 {
-		t.Errorf("left: %v", tmps)
-	}
-	if got := view(t, j); got != want {
-		t.Errorf("%s\nwant\n%s", got, want)
-	}
-	if got := reopened(t, copyDir(t, dir), Always); got != want {
-		t.Errorf("%s\nwant\n%s", got, want)
-	}
-	if err := errors.Join(save(j, "three"), j.Close()); err != nil {
-		t.Error("it does not go on:", err)
-	}
-}
-
-// What a directory that could not be synced has is not known.
-func TestDirectoryThatCannotBeSynced(t *testing.T) {
-	dir := newDir(t)
-	j := started(t, dir, Always)
-	if err := errors.Join(put(j, "a"), save(j, "one"), put(j, "b")); err != nil {
-		t.Fatal(err)
-	}
-	broken := errors.New("broken")
-	j.hook = func(op, name string) error {
-		if op == "syncdir" {
-			return broken
-		}
-		return nil
-	}
-	if err := save(j, "two"); !errors.Is(err, broken) {
-		t.Error(err)
-	}
-	j.hook = nil
-	if states, _ := filepath.Glob(filepath.Join(dir, statePrefix+"*")); len(states) != 2 {
-		t.Errorf("states: %v", states)
-	}
-	if err := errors.Join(save(j, "two"), put(j, "c"), j.SetBound(1)); !errors.Is(err, broken) {
-		t.Error("it goes on:", err)
 	}
 	kill(t, j)
 }
@@ -570,14 +431,14 @@ func TestDirectoryThatCannotBeSynced(t *testing.T) {
 // After a failed write or sync nothing that is done to the files means anything.
 func TestNothingIsWrittenAfterAFailure(t *testing.T) {
 	for _, failing := range []string{"write", "sync", "create"} {
-		j := started(t, newDir(t), Always)
+		j := started(t, disktest.NewDir(t), disk.Always)
 		for j.Size() < segmentBytes {
 			if err := put(j, "before"); err != nil {
 				t.Fatal(err)
 			}
 		}
 		end, broken := j.Mark(), errors.New("broken")
-		j.hook = func(op, name string) error {
+		j.dir.Hook = func(op, name string) error {
 			if op == failing {
 				return broken
 			}
@@ -589,7 +450,7 @@ func TestNothingIsWrittenAfterAFailure(t *testing.T) {
 		if j.Mark() != end {
 			t.Error("what failed counts")
 		}
-		j.hook = func(op, name string) error { t.Errorf("%s of %s after a failure", op, name); return nil }
+		j.dir.Hook = func(op, name string) error { t.Errorf("%s of %s after a failure", op, name); return nil }
 		for what, err := range map[string]error{
 			"append": put(j, "a"), "bound": j.SetBound(1), "checkpoint": save(j, ""), "rename": j.Rename(me), "start": j.Start(me),
 		} {
@@ -604,15 +465,15 @@ func TestNothingIsWrittenAfterAFailure(t *testing.T) {
 }
 
 func TestAlwaysSyncsEveryAppend(t *testing.T) {
-	for _, s := range []Sync{OS, Always} {
-		j := started(t, newDir(t), s)
+	for _, s := range []disk.Sync{disk.OS, disk.Always} {
+		j := started(t, disktest.NewDir(t), s)
 		var ops []string
-		j.hook = func(op, name string) error { ops = append(ops, op); return nil }
+		j.dir.Hook = func(op, name string) error { ops = append(ops, op); return nil }
 		if err := errors.Join(put(j, "a", "b"), put(j), put(j, "c"), j.SetBound(5), j.SetBound(5), j.SetBound(4)); err != nil {
 			t.Fatal(err)
 		}
 		want := "[write write write]"
-		if s == Always {
+		if s == disk.Always {
 			want = "[write sync write sync write sync]"
 		}
 		if got := fmt.Sprint(ops); got != want {
@@ -622,49 +483,17 @@ func TestAlwaysSyncsEveryAppend(t *testing.T) {
 	}
 }
 
-func TestStateIsReadAsItWasWritten(t *testing.T) {
-	j := started(t, newDir(t), OS)
-	defer kill(t, j)
-	for _, size := range []int{0, 1, chunkLen - 1, chunkLen, chunkLen + 1, 5*chunkLen + 7} {
-		want := bytes.Repeat([]byte("0123456789a"), size/11+1)[:size]
-		err := j.Checkpoint(j.Mark(), func(w io.Writer) error {
-			for rest := want; len(rest) > 0; {
-				n, err := w.Write(rest[:min(len(rest), 100_000)])
-				if err != nil {
-					return err
-				}
-				rest = rest[n:]
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		read := false
-		err = j.LoadState(func(r io.Reader) error {
-			got, err := io.ReadAll(r)
-			if read = bytes.Equal(got, want); !read {
-				t.Errorf("%d bytes came back as %d", size, len(got))
-			}
-			return err
-		})
-		if err != nil || !read {
-			t.Error(err)
-		}
-	}
-}
-
 // Damage that comes after Open is found while reading, also by a reader that does
 // not look at errors.
 func TestDamageThatComesLater(t *testing.T) {
-	dir := newDir(t)
-	j := started(t, dir, OS)
+	dir := disktest.NewDir(t)
+	j := started(t, dir, disk.OS)
 	defer kill(t, j)
 	if err := errors.Join(put(j, "a"), save(j, strings.Repeat("x", 3*chunkLen)), put(j, strings.Repeat("y", 100))); err != nil {
 		t.Fatal(err)
 	}
-	for prefix, at := range map[string]int{statePrefix: 2 * chunkLen, logPrefix: 100} {
-		name := newest(t, dir, prefix)
+	for prefix, at := range map[string]int{"state-": 2 * chunkLen, "log-": 100} {
+		name := disktest.Newest(t, dir, prefix)
 		b, _ := os.ReadFile(name)
 		b[at]++
 		if err := os.WriteFile(name, b, 0o600); err != nil {
@@ -675,16 +504,16 @@ func TestDamageThatComesLater(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r)
 		return nil
 	})
-	if !errors.Is(err, errBad) {
+	if !errors.Is(err, disk.ErrBad) {
 		t.Error(err)
 	}
-	if err := j.Replay(func([]byte) error { return nil }); !errors.Is(err, errBad) {
+	if err := j.Replay(func([]byte) error { return nil }); !errors.Is(err, disk.ErrBad) {
 		t.Error(err)
 	}
 }
 
 func TestReplayEndsWithItsCallersError(t *testing.T) {
-	j := started(t, newDir(t), OS)
+	j := started(t, disktest.NewDir(t), disk.OS)
 	defer kill(t, j)
 	if err := put(j, "a", "b", "c"); err != nil {
 		t.Fatal(err)
@@ -703,11 +532,11 @@ func TestReplayEndsWithItsCallersError(t *testing.T) {
 
 // A batch that is too large says so, and does no harm.
 func TestBatchThatIsTooLarge(t *testing.T) {
-	j := started(t, newDir(t), OS)
+	j := started(t, disktest.NewDir(t), disk.OS)
 	defer kill(t, j)
 	part := make([]byte, 64<<20)
 	var batch [][]byte
-	for range maxRecord / len(part) {
+	for range disk.MaxRecord / len(part) {
 		batch = append(batch, part)
 	}
 	if err := j.Append(batch); err == nil || j.Mark() != 0 {
@@ -715,119 +544,5 @@ func TestBatchThatIsTooLarge(t *testing.T) {
 	}
 	if err := put(j, "a"); err != nil {
 		t.Error(err)
-	}
-}
-
-// Checkpoints, appends, bounds and questions go on beside each other; what they leave
-// is whole, and the disk does not fill up.
-func TestCheckpointsWhileAppendsGoOn(t *testing.T) {
-	dir := newDir(t)
-	j := started(t, dir, OS)
-	var (
-		wg   sync.WaitGroup
-		done = make(chan struct{})
-		mu   sync.Mutex
-		n    int // the state: how many records were applied
-	)
-	wg.Go(func() {
-		defer close(done)
-		for range 50 {
-			at := j.Mark()
-			mu.Lock()
-			cut := n
-			mu.Unlock()
-			if err := saveAt(j, at, fmt.Sprint(cut)); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	wg.Go(func() {
-		for ms := int64(1); ; ms++ {
-			select {
-			case <-done:
-				return
-			default:
-			}
-			if err := j.SetBound(ms); err != nil || j.Bound() < ms || j.Size() < 0 {
-				t.Error(err, j.Bound(), j.Size())
-			}
-			if _, known := j.Identity(); !known {
-				t.Error("nobody")
-			}
-		}
-	})
-	for going := true; going; {
-		mu.Lock()
-		n++
-		next := n
-		mu.Unlock()
-		if err := put(j, fmt.Sprint(next)); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-done:
-			going = false
-		default:
-		}
-	}
-	wg.Wait()
-	kill(t, j)
-	j = openAt(t, dir, OS)
-	got := 0
-	err := errors.Join(j.LoadState(func(r io.Reader) error {
-		_, err := fmt.Fscan(r, &got)
-		return err
-	}), j.Replay(func(r []byte) error {
-		var i int
-		if _, err := fmt.Sscan(string(r), &i); err != nil || i > got+1 {
-			return fmt.Errorf("%q follows %d: %v", r, got, err)
-		}
-		got = max(got, i)
-		return nil
-	}))
-	if err != nil || got != n {
-		t.Errorf("%d of %d are there: %v", got, n, err)
-	}
-	if err := save(j, "end"); err != nil || j.Size() != 0 {
-		t.Error(err, j.Size())
-	}
-	for _, prefix := range []string{logPrefix, statePrefix} {
-		if names, _ := filepath.Glob(filepath.Join(dir, prefix+"*")); len(names) != 1 {
-			t.Errorf("left: %v", names)
-		}
-	}
-	kill(t, j)
-}
-
-// Close does not wait for the rest of a state.
-func TestCloseEndsACheckpoint(t *testing.T) {
-	dir := newDir(t)
-	j := started(t, dir, OS)
-	if err := put(j, "a"); err != nil {
-		t.Fatal(err)
-	}
-	want := view(t, j)
-	writing := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		err := j.Checkpoint(j.Mark(), func(w io.Writer) error {
-			close(writing)
-			for {
-				if _, err := w.Write(make([]byte, 1000)); err != nil {
-					return err
-				}
-			}
-		})
-		if !errors.Is(err, errClosed) {
-			t.Error(err)
-		}
-	})
-	<-writing
-	if err := j.Close(); err != nil {
-		t.Error(err)
-	}
-	wg.Wait()
-	if got := reopened(t, dir, OS); got != want {
-		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }

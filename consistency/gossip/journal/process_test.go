@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/consistency/disk"
+	"github.com/attunekv/attune/consistency/disk/disktest"
 )
 
 // childDir is where this test binary, started again, appends until it is killed.
@@ -18,7 +21,7 @@ const childDir = "JOURNAL_TEST_DIR"
 // child appends numbers and tells them on its standard output as they are
 // acknowledged, with checkpoints meanwhile.
 func child() {
-	j, err := Open(Options{Dir: os.Getenv(childDir), Sync: OS, BootID: "boot1", SegmentBytes: 4096})
+	j, err := Open(disk.Options{Dir: os.Getenv(childDir), Sync: disk.OS, BootID: "boot1", SegmentBytes: 4096})
 	if err == nil {
 		err = j.Start(me)
 	}
@@ -38,7 +41,7 @@ func child() {
 // nobody else gets its directory.
 func TestKilledProcess(t *testing.T) {
 	for round := range 5 {
-		dir := newDir(t)
+		dir := disktest.NewDir(t)
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childDir+"="+dir)
 		out, err := cmd.StdoutPipe()
@@ -53,7 +56,7 @@ func TestKilledProcess(t *testing.T) {
 		for i := 0; i < 500*(round+1) && lines.Scan(); i++ {
 			last = lines.Text()
 		}
-		if _, err := Open(Options{Dir: dir, Sync: OS, BootID: "boot1"}); !errors.Is(err, errInUse) || !strings.Contains(err.Error(), dir) {
+		if _, err := Open(disk.Options{Dir: dir, Sync: disk.OS, BootID: "boot1"}); !errors.Is(err, disk.ErrInUse) || !strings.Contains(err.Error(), dir) {
 			t.Error("two processes use one directory:", err)
 		}
 		time.Sleep(time.Duration(round) * time.Millisecond)
@@ -68,7 +71,7 @@ func TestKilledProcess(t *testing.T) {
 		if _, err := fmt.Sscan(last, &acknowledged); err != nil {
 			t.Fatal("the child said:", last)
 		}
-		j := openAt(t, dir, OS)
+		j := openAt(t, dir, disk.OS)
 		err = errors.Join(j.LoadState(func(r io.Reader) error {
 			_, err := fmt.Fscan(r, &got)
 			return err
@@ -85,16 +88,5 @@ func TestKilledProcess(t *testing.T) {
 			t.Errorf("%d were acknowledged, and %d are there: %v", acknowledged, got, err)
 		}
 		kill(t, j)
-	}
-}
-
-func TestOneJournalUsesADirectory(t *testing.T) {
-	dir := newDir(t)
-	j := openAt(t, dir, OS)
-	if _, err := Open(Options{Dir: dir, Sync: OS}); !errors.Is(err, errInUse) {
-		t.Error(err)
-	}
-	if err := errors.Join(j.Close(), openAt(t, dir, OS).Close()); err != nil {
-		t.Error(err)
 	}
 }

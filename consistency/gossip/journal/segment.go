@@ -1,75 +1,60 @@
 package journal
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+
+	"github.com/attunekv/attune/consistency/disk"
 )
 
-// segmentHead is the length of a segment's first record. A position is that much
-// further in the file than behind the segment's.
-const segmentHead = headLen + 16
+// typeBound is a record of our own.
+const typeBound = disk.TypeOwn
+
+var le = binary.LittleEndian
 
 // segment is a file of the journal: [start, end).
 type segment struct{ start, end Position }
 
-// durable syncs file if that is what Sync asks for.
-func (j *Journal) durable(file *os.File) error {
-	if j.syncs != Always {
-		return nil
-	}
-	return j.sync(file)
-}
-
 // rollLocked begins the next segment, where the journal ends.
 func (j *Journal) rollLocked() error {
 	at := j.Mark()
-	file, err := j.create(named(logPrefix, at))
+	next, err := j.dir.NewSegment(j.charter.Nonce, uint64(at), nil)
 	if err != nil {
 		return err
 	}
-	b := make([]byte, headLen, segmentHead)
-	b = le.AppendUint64(b, j.charter.nonce)
-	b = le.AppendUint64(b, uint64(at))
-	seed := seedOf(j.charter.nonce, 'l', at)
-	seal(b, typeHead, seed, 0)
-	if err = j.write(file, b); err == nil {
-		err = j.durable(file)
-	}
-	if err == nil && j.syncs == Always {
-		err = j.syncDir()
-	}
-	if err != nil {
-		return errors.Join(err, file.Close())
-	}
 	if j.active != nil {
-		was := segment{j.start, at}
-		if err := j.closeActiveLocked(); err != nil {
-			return errors.Join(err, file.Close())
+		j.closed = append(j.closed, segment{j.start(), at})
+		if err := j.active.Close(); err != nil {
+			return errors.Join(err, next.Close())
 		}
-		j.closed = append(j.closed, was)
 	}
-	j.active, j.start, j.seed = file, at, seed
+	j.active = next
 	return nil
 }
 
+// start is where the active segment begins.
+func (j *Journal) start() Position { return Position(j.active.Number) }
+
+// positionIn is the place in the journal of an offset in the segment that begins at
+// start: a segment's head is not counted.
+func positionIn(start Position, offset int64) Position {
+	return start + Position(offset-disk.SegmentHead)
+}
+
 func (j *Journal) closeActiveLocked() error {
-	if j.active == nil {
-		return nil
-	}
 	err := j.active.Close()
 	j.active = nil
 	return err
 }
 
-// appendLocked appends a record: headLen bytes of room, then the payload. Its
+// appendLocked appends a record: disk.HeadLen bytes of room, then the payload. Its
 // failure is remembered.
 func (j *Journal) appendLocked(typ byte, rec []byte) error {
 	if err := j.usableLocked(); err != nil {
 		return err
 	}
-	if int64(j.Mark()-j.start) >= j.segBytes {
+	if int64(j.Mark()-j.start()) >= j.dir.SegmentBytes {
 		if err := j.rollLocked(); err != nil {
 			j.failed = fmt.Errorf("begin another segment: %w", err)
 			return j.failed
@@ -81,11 +66,7 @@ func (j *Journal) appendLocked(typ byte, rec []byte) error {
 
 // writeLocked writes a record to the active segment.
 func (j *Journal) writeLocked(typ byte, rec []byte) error {
-	seal(rec, typ, j.seed, segmentHead+int64(j.Mark()-j.start))
-	if err := j.write(j.active, rec); err != nil {
-		return err
-	}
-	if err := j.durable(j.active); err != nil {
+	if err := j.active.Append(typ, rec); err != nil {
 		return err
 	}
 	j.end.Add(int64(len(rec)))
@@ -94,50 +75,31 @@ func (j *Journal) writeLocked(typ byte, rec []byte) error {
 
 // boundRecord is a record of a bound, with room for its head.
 func boundRecord(ms int64) []byte {
-	return le.AppendUint64(make([]byte, headLen, headLen+8), uint64(ms))
+	return le.AppendUint64(make([]byte, disk.HeadLen, disk.HeadLen+8), uint64(ms))
 }
 
-// syncAllLocked syncs what was written without.
-func (j *Journal) syncAllLocked() error {
-	names := []string{named(logPrefix, j.start)}
-	for _, s := range j.closed {
-		names = append(names, named(logPrefix, s.start))
+// appendBatch appends the payload of a batch.
+func appendBatch(b []byte, records [][]byte) []byte {
+	for _, r := range records {
+		b = binary.AppendUvarint(b, uint64(len(r)))
+		b = append(b, r...)
 	}
-	for _, at := range j.states {
-		names = append(names, named(statePrefix, at))
-	}
-	for _, name := range names {
-		if err := j.syncNamed(name); err != nil {
+	return b
+}
+
+// eachRecord calls fn with the records of a batch, parts of b, until it fails.
+// Errors: fn's; disk.ErrBad, behind the records that are well.
+func eachRecord(b []byte, fn func(record []byte) error) error {
+	for len(b) > 0 {
+		n, used := binary.Uvarint(b)
+		if used <= 0 || n > uint64(len(b)-used) {
+			return disk.ErrBad
+		}
+		end := used + int(n)
+		if err := fn(b[used:end:end]); err != nil {
 			return err
 		}
+		b = b[end:]
 	}
-	return j.syncDir()
-}
-
-// scan calls fn with the records of s behind its head, and their positions. Errors:
-// fn's; errBad, with a [badRecord] if it is not fn's and a record is not one; those
-// of reading. Behind the last record that is well fn is not called.
-func (j *Journal) scan(nonce uint64, s segment, fn func(at Position, typ byte, payload []byte) error) error {
-	file, err := os.Open(j.path(named(logPrefix, s.start)))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = file.Close() }()
-	r := newRecords(file, segmentHead+int64(s.end-s.start), seedOf(nonce, 'l', s.start), maxRecord)
-	for {
-		offset := r.at
-		typ, payload, err := r.next()
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-		case offset > 0:
-			err = fn(s.start+Position(offset-segmentHead), typ, payload)
-		case typ != typeHead || len(payload) != 16 || le.Uint64(payload) != nonce || Position(le.Uint64(payload[8:])) != s.start:
-			err = errBad
-		}
-		if err != nil {
-			return fmt.Errorf("%s at offset %d: %w", named(logPrefix, s.start), offset, err)
-		}
-	}
+	return nil
 }

@@ -2,20 +2,22 @@ package raftlog
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/attunekv/attune/consistency/disk"
+	"github.com/attunekv/attune/consistency/disk/disktest"
 )
 
 func BenchmarkSave(b *testing.B) {
-	for _, s := range []Sync{None, OS, Always} {
+	for _, s := range []disk.Sync{disk.None, disk.OS, disk.Always} {
 		for _, n := range []int{1, 64} {
 			b.Run(fmt.Sprintf("%v/%d", s, n), func(b *testing.B) {
-				o := Options{Sync: s}
-				if s != None {
-					o.Dir = filepath.Join(b.TempDir(), "d")
+				o := disk.Options{Sync: s}
+				if s != disk.None {
+					o.Dir = disktest.NewDir(b)
 				}
 				l, err := Open(o)
 				if err != nil {
@@ -53,7 +55,7 @@ func BenchmarkSave(b *testing.B) {
 func BenchmarkCompact(b *testing.B) {
 	for _, n := range []uint64{1000, 1_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			l, _ := Open(Options{})
+			l, _ := Open(disk.Options{})
 			e := entry(1, 1, "value")
 			for i := range n {
 				l.memory.put([]*pb.Entry{{Index: new(i + 1), Term: e.Term, Data: e.Data}})
@@ -70,7 +72,7 @@ func BenchmarkCompact(b *testing.B) {
 }
 
 func BenchmarkEntries(b *testing.B) {
-	l, _ := Open(Options{})
+	l, _ := Open(disk.Options{})
 	if err := l.Save(nil, entries(1, 100_000, 1)); err != nil {
 		b.Fatal(err)
 	}

@@ -1,31 +1,14 @@
 package raftlog
 
 import (
-	crand "crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
-)
 
-// Options say where a Log is.
-type Options struct {
-	// Dir is where it is on disk, made if it is not there; "" is in memory only. One
-	// process can use it.
-	Dir string
-	// Sync is what it must survive: None without, OS or Always with Dir.
-	Sync Sync
-	// Log is told what Open finds; nil is nobody.
-	Log *zap.Logger
-	// BootID names this boot of the machine, for OS; "" asks Linux.
-	BootID string
-	// SegmentSize is the bytes after which another file is begun; 0 is 64 MiB.
-	SegmentSize int64
-}
+	"github.com/attunekv/attune/consistency/disk"
+)
 
 // Log is the log of one member of one Raft group. One goroutine uses it, save
 // where a method says otherwise.
@@ -34,131 +17,77 @@ type Log struct {
 	hard     hard
 	conf     *pb.ConfState
 	snapshot func() (*pb.Snapshot, error)
-	disk     *disk // nil in memory
-	behind   bool  // disk's commit is behind hard's
+	disk     *persisted // nil in memory
+	behind   bool       // disk's commit is behind hard's
 
 	// In memory only, else they are disk's.
 	known bool
-	id    Identity
+	id    disk.Identity
 }
 
 var _ raft.Storage = (*Log)(nil)
 
-// Open opens the log in o.Dir, with all its entries behind the state there, or
-// an empty one. It reads all the files, so it takes as long as that does. What does
-// not prove that it is whole is not used: see [Log.Identity]. Errors are those of
-// the disk, which say nothing about what is on it; that another process uses the
-// directory; that another version of attune wrote it.
-func Open(o Options) (*Log, error) {
+// Open opens the log in o.Dir, with all its entries behind the state there, or an
+// empty one. Without a directory it is in memory only, and o.Sync is None. Open reads all
+// the files, so it takes as long as that does. What does not prove that it is whole is
+// not used: see [Log.Identity]. Errors are those of the disk, which say nothing about
+// what is on it; [disk.ErrInUse]; [disk.ErrFormat].
+func Open(o disk.Options) (*Log, error) {
 	l := new(Log)
 	l.memory.reset(0, 0)
 	switch {
-	case o.Dir == "" && o.Sync != None:
+	case o.Dir == "" && o.Sync != disk.None:
 		return nil, fmt.Errorf("sync=%s needs a directory", o.Sync)
 	case o.Dir == "":
 		return l, nil
-	case o.Sync != OS && o.Sync != Always:
-		return nil, fmt.Errorf("sync=%s and a directory: want os or always", o.Sync)
-	case o.SegmentSize < 0:
-		return nil, fmt.Errorf("segment size is %d", o.SegmentSize)
 	}
 	if err := l.open(o); err != nil {
-		return nil, fmt.Errorf("raft log in %s: %w", o.Dir, err)
+		return nil, fmt.Errorf("raft log in %s: %w", o.Dir, disk.Advise(err))
 	}
 	return l, nil
 }
 
-func (l *Log) open(o Options) error {
-	d, err := openDisk(o)
+func (l *Log) open(o disk.Options) error {
+	files, err := disk.Take(o)
 	if err != nil {
 		return err
 	}
-	l.disk = d
-	r, meta, err := d.recover()
-	if lost, ok := errors.AsType[*unproven](err); ok {
-		d.log.Error("what is on disk does not prove that it is the whole raft log; this controller is a new member of its cluster",
-			zap.String("dir", d.dir), zap.String("why", lost.reason))
-		d.closed, d.states, d.charter, err = nil, nil, charter{}, nil
-		if lost.damaged {
-			err = d.setAside()
-		}
+	l.disk = &persisted{Files: files}
+	r, conf, err := l.disk.recover()
+	if err != nil {
+		err = errors.Join(l.disk.active.Close(), l.disk.Forsake(err))
+		l.disk = &persisted{Files: files}
 	}
 	if err != nil {
-		return errors.Join(err, d.shutLocked(), d.lock.Close())
+		return errors.Join(err, files.Release())
 	}
-	if d.known {
-		l.memory, l.hard, l.conf = r.memory, r.at.hard, meta.GetConfState()
+	if l.disk.known {
+		l.memory, l.hard, l.conf = r.memory, r.at.hard, conf
 	}
 	return nil
-}
-
-// openDisk takes the directory.
-func openDisk(o Options) (*disk, error) {
-	d := &disk{files: files{dir: o.Dir}, sync: o.Sync, boot: o.BootID, segSize: o.SegmentSize, log: o.Log}
-	if d.log == nil {
-		d.log = zap.NewNop()
-	}
-	if d.segSize == 0 {
-		d.segSize = defaultSegmentSize
-	}
-	if d.boot == "" {
-		var err error
-		if d.boot, err = bootID(); err != nil && d.sync == OS {
-			return nil, err
-		}
-	}
-	if len(d.boot) > 255 {
-		return nil, fmt.Errorf("boot id of %d bytes", len(d.boot))
-	}
-	_, err := os.Stat(d.dir)
-	made := errors.Is(err, os.ErrNotExist)
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return nil, err
-	}
-	if made && d.sync == Always {
-		if err := syncDir(filepath.Dir(d.dir)); err != nil {
-			return nil, err
-		}
-	}
-	// The lock file is opened for writing: that shows that this directory can be.
-	d.lock, err = os.OpenFile(d.path(lockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := lockFile(d.lock); err != nil {
-		return nil, errors.Join(err, d.lock.Close())
-	}
-	return d, nil
-}
-
-// newNonce tells logs apart that were in one directory.
-func newNonce() uint64 {
-	var b [8]byte
-	_, _ = crand.Read(b[:]) // it never fails
-	return le.Uint64(b[:])
 }
 
 // Identity is who this log belongs to: as found by Open, or given to Start. False is
 // that there is no directory, or nothing in it, or what is in it cannot be proven
 // to be the whole log, for whatever reason: then the caller is a new member, draws
 // a new raft id, and calls Start.
-func (l *Log) Identity() (Identity, bool) {
+func (l *Log) Identity() (disk.Identity, bool) {
 	if l.disk == nil {
 		return l.id, l.known
 	}
 	l.disk.mu.Lock()
 	defer l.disk.mu.Unlock()
 	if !l.disk.known {
-		return Identity{}, false
+		return disk.Identity{}, false
 	}
-	return l.disk.charter.id, true
+	return l.disk.charter.ID, true
 }
 
 // Start forgets everything and begins an empty log under id, whose ID must be new.
 // When it returns that is on disk, synced. After an error the log is that of
 // nobody: nothing can be saved, and the caller exits, or tries again.
-func (l *Log) Start(id Identity) error {
-	if err := id.validate(); err != nil {
+func (l *Log) Start(id disk.Identity) error {
+	if err := id.Validate(); err != nil {
 		return fmt.Errorf("start the raft log: %w", err)
 	}
 	l.memory.reset(0, 0)
@@ -176,8 +105,8 @@ func (l *Log) Start(id Identity) error {
 // Rename gives the same log another identity, of another cluster: that is what
 // making a new cluster of what one member has comes to. When it returns that is on
 // disk, synced. On an error nobody knows which of the two is there: the caller exits.
-func (l *Log) Rename(id Identity) error {
-	if err := id.validate(); err != nil {
+func (l *Log) Rename(id disk.Identity) error {
+	if err := id.Validate(); err != nil {
 		return fmt.Errorf("rename the raft log: %w", err)
 	}
 	d := l.disk
@@ -187,12 +116,12 @@ func (l *Log) Rename(id Identity) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.shut || !d.known {
-		return fmt.Errorf("rename the raft log: %w", errNotStarted)
+	if err := d.usableLocked(); err != nil {
+		return fmt.Errorf("rename the raft log: %w", err)
 	}
 	c := d.charter
-	c.id = id
-	if err := d.writeCharter(&c); err != nil {
+	c.ID = id
+	if err := d.WriteCharter(&c); err != nil {
 		return fmt.Errorf("rename the raft log: %w", err)
 	}
 	d.charter = c
@@ -222,8 +151,8 @@ func (l *Log) Save(hs *pb.HardState, ents []*pb.Entry) error {
 		}
 	}
 	if d := l.disk; d != nil {
-		if d.failed != nil {
-			return d.failed
+		if err := d.broken(); err != nil {
+			return err
 		}
 		if len(ents) > 0 || h.term != l.hard.term || h.vote != l.hard.vote {
 			if err := d.save(h, ents, l.position()); err != nil {
@@ -285,17 +214,17 @@ func (l *Log) Close() error {
 		return nil
 	}
 	d.mu.Lock()
-	known, shut := d.known, d.shut
+	usable, shut := d.usableLocked() == nil, d.shut
 	d.mu.Unlock()
 	if shut {
 		return nil
 	}
 	var err error
-	if l.behind && known && d.failed == nil {
+	if l.behind && usable {
 		err = d.save(l.hard, nil, l.position())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.shut = true
-	return errors.Join(err, d.shutLocked(), d.lock.Close())
+	return errors.Join(err, d.closeActive(), d.Release())
 }

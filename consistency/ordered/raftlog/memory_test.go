@@ -9,6 +9,8 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
+
+	"github.com/attunekv/attune/consistency/disk"
 )
 
 // entry makes one.
@@ -24,7 +26,7 @@ func entry(index, term uint64, data string) *pb.Entry {
 // blocks' borders are crossed.
 func TestMemoryIsRaftsOwn(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l, err := Open(Options{})
+		l, err := Open(disk.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +159,7 @@ func TestEntrySizeIsThatOfProtocolBuffers(t *testing.T) {
 }
 
 func TestForgettingMoreThanThereIsPanics(t *testing.T) {
-	l, _ := Open(Options{})
+	l, _ := Open(disk.Options{})
 	defer func() {
 		if recover() == nil {
 			t.Error("a log without entry 1 forgot it")
@@ -167,7 +169,7 @@ func TestForgettingMoreThanThereIsPanics(t *testing.T) {
 }
 
 func TestSnapshotComesFromWhoeverIsSet(t *testing.T) {
-	l, _ := Open(Options{})
+	l, _ := Open(disk.Options{})
 	if _, err := l.Snapshot(); err != raft.ErrSnapshotTemporarilyUnavailable {
 		t.Errorf("before it was set: %v", err)
 	}
@@ -179,7 +181,7 @@ func TestSnapshotComesFromWhoeverIsSet(t *testing.T) {
 }
 
 func TestEntriesThatDoNotFitAreRefused(t *testing.T) {
-	l, _ := Open(Options{})
+	l, _ := Open(disk.Options{})
 	if err := l.Install(10, 2, nil); err != nil {
 		t.Fatal(err)
 	}

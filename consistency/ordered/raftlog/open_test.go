@@ -1,10 +1,8 @@
 package raftlog
 
 import (
-	"bytes"
 	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,6 +11,9 @@ import (
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/attunekv/attune/consistency/disk"
+	"github.com/attunekv/attune/consistency/disk/disktest"
 )
 
 func entries(from, to, term uint64) []*pb.Entry {
@@ -29,27 +30,8 @@ func put(l *Log, term, from, to uint64) error {
 	return l.Save(hard{term, 1, from - 1}.state(), ents)
 }
 
-func TestParseSync(t *testing.T) {
-	for _, s := range []Sync{None, OS, Always} {
-		if got, err := ParseSync(s.String()); got != s || err != nil {
-			t.Errorf("%v: %v, %v", s, got, err)
-		}
-	}
-	if _, err := ParseSync("interval"); err == nil {
-		t.Error("there is no such sync")
-	}
-}
-
 func TestOptionsThatMeanNothingAreRefused(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, o := range []Options{
-		{Sync: OS}, {Sync: Always}, {Dir: t.TempDir()}, {Dir: t.TempDir(), Sync: Always + 1},
-		{Dir: t.TempDir(), Sync: OS, SegmentSize: -1}, {Dir: t.TempDir(), Sync: OS, BootID: strings.Repeat("b", 256)},
-		{Dir: file, Sync: OS},
-	} {
+	for _, o := range []disk.Options{{Sync: disk.OS}, {Sync: disk.Always}, {Dir: t.TempDir()}} {
 		if l, err := Open(o); err == nil {
 			t.Errorf("opened %+v", o)
 			_ = l.Close()
@@ -58,14 +40,14 @@ func TestOptionsThatMeanNothingAreRefused(t *testing.T) {
 }
 
 func TestMemoryHasNobodyUntilStart(t *testing.T) {
-	l, err := Open(Options{})
+	l, err := Open(disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, known := l.Identity(); known {
 		t.Error("there is somebody")
 	}
-	if l.Start(Identity{}) == nil || l.Start(Identity{ID: 1, Name: strings.Repeat("n", 256)}) == nil {
+	if l.Start(disk.Identity{}) == nil || l.Start(disk.Identity{ID: 1, Name: strings.Repeat("n", 256)}) == nil {
 		t.Error("that is no identity")
 	}
 	if err := errors.Join(l.Start(me), l.Save(nil, entries(1, 3, 1))); err != nil {
@@ -89,7 +71,7 @@ func TestMemoryHasNobodyUntilStart(t *testing.T) {
 }
 
 func TestNothingIsSavedForNobody(t *testing.T) {
-	l := openAt(t, filepath.Join(t.TempDir(), "d"), OS)
+	l := openAt(t, disktest.NewDir(t), disk.OS)
 	defer func() { _ = l.Close() }()
 	if err := saveState(l, 0, 0, ""); !errors.Is(err, errNotStarted) {
 		t.Error(err)
@@ -102,40 +84,25 @@ func TestNothingIsSavedForNobody(t *testing.T) {
 	}
 }
 
-func TestOneProcessUsesADirectory(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "d")
-	l := openAt(t, dir, OS)
-	if _, err := Open(Options{Dir: dir, Sync: OS}); !errors.Is(err, errInUse) {
-		t.Error(err)
-	}
-	if err := errors.Join(l.Close(), l.Close()); err != nil {
-		t.Error(err)
-	}
-	l = openAt(t, dir, OS)
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
 // What was written without syncs is whole as long as the machine runs; from then
 // on it must not be believed, by whatever Sync it is opened.
 func TestAnotherBoot(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		syncs []Sync // of the boots in turn; each but the last saves
+		syncs []disk.Sync // of the boots in turn; each but the last saves
 		boots []string
 		known bool
 	}{
-		{"os, same boot", []Sync{OS, OS}, []string{"a", "a"}, true},
-		{"os, another boot", []Sync{OS, OS}, []string{"a", "b"}, false},
-		{"os, another boot, opened as always", []Sync{OS, Always}, []string{"a", "b"}, false},
-		{"always, another boot", []Sync{Always, Always}, []string{"a", "b"}, true},
-		{"always, another boot, opened as os", []Sync{Always, OS}, []string{"a", "b"}, true},
-		{"os made always", []Sync{OS, Always, Always}, []string{"a", "a", "b"}, true},
-		{"always made os", []Sync{Always, OS, OS}, []string{"a", "a", "b"}, false},
-		{"always made os, and always again", []Sync{Always, OS, Always}, []string{"a", "a", "b"}, false},
+		{"os, same boot", []disk.Sync{disk.OS, disk.OS}, []string{"a", "a"}, true},
+		{"os, another boot", []disk.Sync{disk.OS, disk.OS}, []string{"a", "b"}, false},
+		{"os, another boot, opened as always", []disk.Sync{disk.OS, disk.Always}, []string{"a", "b"}, false},
+		{"always, another boot", []disk.Sync{disk.Always, disk.Always}, []string{"a", "b"}, true},
+		{"always, another boot, opened as os", []disk.Sync{disk.Always, disk.OS}, []string{"a", "b"}, true},
+		{"os made always", []disk.Sync{disk.OS, disk.Always, disk.Always}, []string{"a", "a", "b"}, true},
+		{"always made os", []disk.Sync{disk.Always, disk.OS, disk.OS}, []string{"a", "a", "b"}, false},
+		{"always made os, and always again", []disk.Sync{disk.Always, disk.OS, disk.Always}, []string{"a", "a", "b"}, false},
 	} {
-		dir := filepath.Join(t.TempDir(), "d")
+		dir := disktest.NewDir(t)
 		for i, s := range c.syncs {
 			l := openBoot(t, dir, s, c.boots[i])
 			if i == 0 {
@@ -164,21 +131,22 @@ func TestAnotherBoot(t *testing.T) {
 
 // A log that becomes one for Always is synced before its identity file says so.
 func TestWhatWasNotSyncedIsWhenItMustBe(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "d")
-	small(t, dir, OS)
-	d, err := openDisk(Options{Dir: dir, Sync: Always, BootID: "boot1"})
+	dir := disktest.NewDir(t)
+	small(t, dir, disk.OS)
+	files, err := disk.Take(disk.Options{Dir: dir, Sync: disk.Always, BootID: "boot1"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := &persisted{Files: files}
 	var ops []string
-	d.hook = func(op, name string) error { ops = append(ops, op+" "+name); return nil }
+	d.Hook = func(op, name string) error { ops = append(ops, op+" "+name); return nil }
 	r, _, err := d.recover()
 	if err != nil || r.last == 0 {
 		t.Fatal(err)
 	}
 	all := strings.Join(ops, ", ")
 	renamed := strings.Index(all, "rename identity")
-	for _, e := range [][]string{{"sync", logPrefix}, {"sync", statePrefix}, {"syncdir", ""}} {
+	for _, e := range [][]string{{"sync", "log-"}, {"sync", "state-"}, {"syncdir", ""}} {
 		names, _ := filepath.Glob(filepath.Join(dir, e[1]+"*"))
 		for _, name := range names {
 			at := strings.Index(all, e[0]+" "+filepath.Base(name))
@@ -190,18 +158,18 @@ func TestWhatWasNotSyncedIsWhenItMustBe(t *testing.T) {
 			}
 		}
 	}
-	if err := errors.Join(d.shutLocked(), d.lock.Close()); err != nil {
+	if err := errors.Join(d.closeActive(), d.Release()); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestStateThatFailsLeavesTheOneBefore(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "d")
-	l := openAt(t, dir, Always)
+	dir := disktest.NewDir(t)
+	l := openAt(t, dir, disk.Always)
 	if err := errors.Join(l.Start(me), put(l, 1, 1, 9), saveState(l, 4, 1, "four")); err != nil {
 		t.Fatal(err)
 	}
-	want := reopened(t, copyDir(t, dir), Always)
+	want := logs.Reopened(t, disktest.CopyDir(t, dir), disk.Always)
 	broken := errors.New("broken")
 	err := l.SaveState(metaAt(6, 1), func(w io.Writer) error {
 		if _, err := w.Write(make([]byte, 3*chunkLen+1)); err != nil {
@@ -218,11 +186,11 @@ func TestStateThatFailsLeavesTheOneBefore(t *testing.T) {
 	if err := saveState(l, 10, 1, "ahead"); err == nil {
 		t.Error("a state was saved of what the log does not have")
 	}
-	if tmps, _ := filepath.Glob(filepath.Join(dir, "*"+tmpSuffix)); len(tmps) > 0 {
+	if tmps, _ := filepath.Glob(filepath.Join(dir, "*.tmp")); len(tmps) > 0 {
 		t.Errorf("left: %v", tmps)
 	}
 	kill(t, l)
-	if got := reopened(t, dir, Always); got != want {
+	if got := logs.Reopened(t, dir, disk.Always); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }
@@ -236,8 +204,8 @@ func TestStateOfALogThatIsNoMore(t *testing.T) {
 		{(*Log).Close, errClosed},
 	} {
 		for _, size := range []int{10, 2 * chunkLen} { // noticed at the end; in the middle
-			dir := filepath.Join(t.TempDir(), "d")
-			l := openAt(t, dir, OS)
+			dir := disktest.NewDir(t)
+			l := openAt(t, dir, disk.OS)
 			if err := errors.Join(l.Start(me), put(l, 1, 1, 9)); err != nil {
 				t.Fatal(err)
 			}
@@ -251,7 +219,7 @@ func TestStateOfALogThatIsNoMore(t *testing.T) {
 			if !errors.Is(err, c.want) {
 				t.Errorf("%v, want %v", err, c.want)
 			}
-			if states, _ := filepath.Glob(filepath.Join(dir, statePrefix+"*")); len(states) > 0 {
+			if states, _ := filepath.Glob(filepath.Join(dir, "state-"+"*")); len(states) > 0 {
 				t.Errorf("left: %v", states)
 			}
 			_ = l.Close()
@@ -259,69 +227,11 @@ func TestStateOfALogThatIsNoMore(t *testing.T) {
 	}
 }
 
-func TestStateIsReadAsItWasWritten(t *testing.T) {
-	l := openAt(t, filepath.Join(t.TempDir(), "d"), Always)
-	defer func() { _ = l.Close() }()
-	if err := errors.Join(l.Start(me), put(l, 1, 1, 9)); err != nil {
-		t.Fatal(err)
-	}
-	for i, size := range []int{0, 1, chunkLen - 1, chunkLen, chunkLen + 1, 5*chunkLen + 7} {
-		want := bytes.Repeat([]byte("0123456789a"), size/11+1)[:size]
-		err := l.SaveState(metaAt(uint64(i)+1, 1), func(w io.Writer) error {
-			for rest := want; len(rest) > 0; {
-				n, err := w.Write(rest[:min(len(rest), 100_000)])
-				if err != nil {
-					return err
-				}
-				rest = rest[n:]
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = l.LoadState(func(meta *pb.SnapshotMetadata, r io.Reader) error {
-			got, err := io.ReadAll(r)
-			if !bytes.Equal(got, want) || meta.GetIndex() != uint64(i)+1 || len(meta.GetConfState().GetVoters()) != 2 {
-				t.Errorf("%d bytes came back as %d, of %v", size, len(got), meta)
-			}
-			return err
-		})
-		if err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// Damage that comes after Open is found while reading, also by a reader that does
-// not look at errors.
-func TestStateThatIsDamagedLater(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "d")
-	l := openAt(t, dir, OS)
-	defer func() { _ = l.Close() }()
-	if err := errors.Join(l.Start(me), put(l, 1, 1, 9), saveState(l, 6, 1, strings.Repeat("x", 3*chunkLen))); err != nil {
-		t.Fatal(err)
-	}
-	name := newest(t, dir, statePrefix)
-	b, _ := os.ReadFile(name)
-	b[2*chunkLen]++
-	if err := os.WriteFile(name, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	err := l.LoadState(func(_ *pb.SnapshotMetadata, r io.Reader) error {
-		_, _ = io.Copy(io.Discard, r)
-		return nil
-	})
-	if !errors.Is(err, errBad) {
-		t.Error(err)
-	}
-}
-
 // SaveState goes on beside Save, and what both leave is whole. The disk does not
 // fill up.
 func TestStatesAreSavedWhileTheLogGoesOn(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "d")
-	l := openAt(t, dir, OS)
+	dir := disktest.NewDir(t)
+	l := openAt(t, dir, disk.OS)
 	if err := l.Start(me); err != nil {
 		t.Fatal(err)
 	}
@@ -359,10 +269,10 @@ func TestStatesAreSavedWhileTheLogGoesOn(t *testing.T) {
 	if n := l.DiskBytes(); n != 0 {
 		t.Errorf("%d bytes are said to be needed behind a state of all", n)
 	}
-	if segs, _ := filepath.Glob(filepath.Join(dir, logPrefix+"*")); len(segs) != 1 {
+	if segs, _ := filepath.Glob(filepath.Join(dir, "log-"+"*")); len(segs) != 1 {
 		t.Errorf("%d segments are left", len(segs))
 	}
-	if files, _ := filepath.Glob(filepath.Join(dir, statePrefix+"*")); len(files) != 1 {
+	if files, _ := filepath.Glob(filepath.Join(dir, "state-"+"*")); len(files) != 1 {
 		t.Errorf("%d states are left", len(files))
 	}
 	if err := put(l, 1, last+1, last+1); err != nil {
@@ -370,7 +280,7 @@ func TestStatesAreSavedWhileTheLogGoesOn(t *testing.T) {
 	}
 	needed := l.DiskBytes()
 	kill(t, l)
-	l = openAt(t, dir, OS)
+	l = openAt(t, dir, disk.OS)
 	if l.memory.base != last || l.memory.last != last+1 {
 		t.Errorf("log from %d to %d, want %d to %d", l.memory.base, l.memory.last, last, last+1)
 	}
@@ -382,10 +292,10 @@ func TestStatesAreSavedWhileTheLogGoesOn(t *testing.T) {
 
 // Raft itself on it: a member of one that is killed again and again.
 func TestRaftGoesOnAfterRestarts(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "d")
+	dir := disktest.NewDir(t)
 	var applied []string
 	for life := range 4 {
-		l := openAt(t, dir, OS)
+		l := openAt(t, dir, disk.OS)
 		var node *raft.RawNode
 		from := uint64(0)
 		if life == 0 {

@@ -1,33 +1,25 @@
 package raftlog
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"os"
-
-	"google.golang.org/protobuf/proto"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-)
+	"google.golang.org/protobuf/proto"
 
-const (
-	chunkLen = 256 << 10
-	// syncEvery is how much of a state is written between syncs, with Always: all
-	// of it at once at the end would make the log's own syncs wait for it.
-	syncEvery = 16 << 20
+	"github.com/attunekv/attune/consistency/disk"
 )
 
 // SaveState writes what write writes to disk, as the state of the state machine
 // after meta.Index, which must have been saved, with meta.Term, and the members
 // then. It returns when that is what a restart goes on from, and what it makes
 // needless is deleted: older states, segments with nothing newer. On an error the
-// last state stays what it was. In memory it does nothing, and does not call write.
+// last state stays what it was, and the caller may try again later, except after
+// [ErrUnknown]. In memory it does nothing, and does not call write.
 //
 // It may be called from any goroutine; of several, one goes on at a time. Errors:
-// write's, those of the disk; that the state is older than the one there; that
-// the log was closed, or started again, meanwhile.
+// write's, those of the disk; ErrUnknown; that the state is older than the one there;
+// that the log was closed, or started again, meanwhile; what Save failed with.
 func (l *Log) SaveState(meta *pb.SnapshotMetadata, write func(io.Writer) error) error {
 	if l.disk == nil {
 		return nil
@@ -40,43 +32,40 @@ func (l *Log) SaveState(meta *pb.SnapshotMetadata, write func(io.Writer) error) 
 	return nil
 }
 
-func (d *disk) saveState(meta *pb.SnapshotMetadata, write func(io.Writer) error) error {
+func (d *persisted) saveState(meta *pb.SnapshotMetadata, write func(io.Writer) error) error {
 	index := meta.GetIndex()
-	d.mu.Lock()
-	err := d.maySaveLocked(d.charter.nonce, index)
-	nonce := d.charter.nonce
-	d.mu.Unlock()
+	head, err := proto.Marshal(meta)
 	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	nonce := d.charter.Nonce
+	d.mu.Unlock()
+	may := func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.maySaveLocked(nonce, index)
+	}
+	if err := may(); err != nil {
 		return err
 	}
 	// Of what is written from here on nothing may be in the state.
 	mark := d.written.Load()
-	tmp := fmt.Sprintf("%s-%08x%s", numbered(statePrefix, index), rand.Uint32(), tmpSuffix)
-	file, err := d.create(tmp)
-	if err != nil {
+	if err := d.WriteState(nonce, index, head, may, write); err != nil {
 		return err
 	}
-	w := &stateWriter{disk: d, file: file, nonce: nonce, index: index, seed: seedOf(nonce, 's', index)}
-	err = errors.Join(w.writeAll(meta, write), file.Close())
-	if err == nil {
-		err = d.publish(tmp, nonce, index, mark)
-	}
-	if err != nil {
-		// A tmp that cannot be removed now is at the next Open.
-		_ = d.remove(tmp)
-	}
-	return err
+	return d.publish(nonce, index, mark)
 }
 
 // maySaveLocked is why a state at index of the log with that nonce cannot be saved.
-func (d *disk) maySaveLocked(nonce, index uint64) error {
-	switch newest := d.newest.Load(); {
-	case d.shut:
-		return errClosed
-	case d.charter.nonce != nonce:
+func (d *persisted) maySaveLocked(nonce, index uint64) error {
+	if !d.shut && d.charter.Nonce != nonce {
 		return errOther
-	case !d.known:
-		return errNotStarted
+	}
+	if err := d.usableLocked(); err != nil {
+		return err
+	}
+	switch newest := d.newest.Load(); {
 	case index > newest:
 		return fmt.Errorf("the log ends at %d", newest)
 	case len(d.states) > 0 && d.states[len(d.states)-1] > index:
@@ -86,107 +75,28 @@ func (d *disk) maySaveLocked(nonce, index uint64) error {
 }
 
 // publish makes a written file the state.
-func (d *disk) publish(tmp string, nonce, index uint64, mark int64) error {
+func (d *persisted) publish(nonce, index uint64, mark int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.maySaveLocked(nonce, index); err != nil {
+		d.DropState(index)
 		return err
 	}
-	if err := d.rename(tmp, numbered(statePrefix, index)); err != nil {
+	if err := d.PublishState(index); err != nil {
 		return err
 	}
 	if n := len(d.states); n == 0 || d.states[n-1] != index {
 		d.states = append(d.states, index)
 	}
-	if d.sync == Always {
-		if err := d.syncDir(); err != nil {
-			return err
-		}
+	if err := d.DurableNames(); err != nil {
+		// If it succeeded the next time, that would prove nothing; and the state
+		// before would be removed.
+		d.failed = fmt.Errorf("%w: %w", ErrUnknown, err)
+		return d.failed
 	}
 	d.covered.Store(mark)
 	if err := d.dropLocked(index); err != nil {
 		return fmt.Errorf("it is saved, but what it makes needless is not deleted: %w", err)
-	}
-	return nil
-}
-
-// stateWriter gathers chunks.
-type stateWriter struct {
-	*disk
-	file     *os.File
-	nonce    uint64
-	index    uint64
-	seed     uint32
-	at       int64 // of the next record
-	unsynced int64
-	total    uint64 // of chunks
-	buf      []byte // headLen of room, and the payload
-}
-
-func (w *stateWriter) writeAll(meta *pb.SnapshotMetadata, write func(io.Writer) error) error {
-	w.buf = make([]byte, headLen, headLen+chunkLen)
-	w.buf = le.AppendUint64(w.buf, w.nonce)
-	head, err := proto.MarshalOptions{}.MarshalAppend(w.buf, meta)
-	if err != nil {
-		return err
-	}
-	if len(head) > headLen+chunkLen {
-		return fmt.Errorf("metadata of %d bytes", len(head))
-	}
-	w.buf = head
-	if err := w.flush(typeStateHead); err != nil {
-		return err
-	}
-	if err := write(w); err != nil {
-		return err
-	}
-	if len(w.buf) > headLen {
-		if err := w.flush(typeChunk); err != nil {
-			return err
-		}
-	}
-	w.buf = le.AppendUint64(w.buf, w.total)
-	if err := w.flush(typeEnd); err != nil {
-		return err
-	}
-	return w.durable(w.file)
-}
-
-// Write implements [io.Writer].
-func (w *stateWriter) Write(p []byte) (int, error) {
-	n := 0
-	for n < len(p) {
-		k := min(len(p)-n, headLen+chunkLen-len(w.buf))
-		w.buf = append(w.buf, p[n:n+k]...)
-		n += k
-		w.total += uint64(k)
-		if len(w.buf) == headLen+chunkLen {
-			if err := w.flush(typeChunk); err != nil {
-				return n, err
-			}
-		}
-	}
-	return n, nil
-}
-
-// flush writes a record.
-func (w *stateWriter) flush(typ byte) error {
-	w.mu.Lock()
-	err := w.maySaveLocked(w.nonce, w.index)
-	w.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	seal(w.buf, typ, w.seed, w.at)
-	if err := w.write(w.file, w.buf); err != nil {
-		return err
-	}
-	n := int64(len(w.buf))
-	w.at, w.unsynced = w.at+n, w.unsynced+n
-	w.buf = w.buf[:headLen]
-	if w.unsynced >= syncEvery {
-		w.unsynced = 0
-		return w.durable(w.file)
 	}
 	return nil
 }
@@ -205,15 +115,17 @@ func (l *Log) LoadState(read func(meta *pb.SnapshotMetadata, r io.Reader) error)
 		d.mu.Unlock()
 		return nil
 	}
-	index, nonce := d.states[len(d.states)-1], d.charter.nonce
-	r, err := d.openState(index, nonce) // under the lock, as the file may be replaced
+	index := d.states[len(d.states)-1]
+	r, err := d.OpenState(d.charter.Nonce, index) // under the lock, as the file may be replaced
 	d.mu.Unlock()
 	if err == nil {
-		err = read(r.meta, r)
-		if r.err != nil && r.err != io.EOF {
-			err = r.err
-		}
-		err = errors.Join(err, r.file.Close())
+		err = r.Use(func(in io.Reader) error {
+			meta := new(pb.SnapshotMetadata)
+			if err := decodeMeta(meta, index, r.Head); err != nil {
+				return err
+			}
+			return read(meta, in)
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("load the state at %d: %w", index, err)
@@ -221,90 +133,10 @@ func (l *Log) LoadState(read func(meta *pb.SnapshotMetadata, r io.Reader) error)
 	return nil
 }
 
-// stateReader reads the chunks of a state file.
-type stateReader struct {
-	file  *os.File
-	meta  *pb.SnapshotMetadata
-	recs  *records
-	rest  []byte // of the chunk
-	total uint64 // of the chunks
-	err   error  // for ever
-}
-
-// openState reads the head of a state file. Errors: errBad, those of reading.
-func (f *files) openState(index, nonce uint64) (*stateReader, error) {
-	file, err := os.Open(f.path(numbered(statePrefix, index)))
-	if err != nil {
-		return nil, err
-	}
-	r := &stateReader{file: file}
-	if err := r.open(index, nonce); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return r, nil
-}
-
-func (r *stateReader) open(index, nonce uint64) error {
-	info, err := r.file.Stat()
-	if err != nil {
-		return err
-	}
-	r.recs = newRecords(r.file, info.Size(), seedOf(nonce, 's', index), chunkLen)
-	typ, payload, err := r.recs.next()
-	if err == io.EOF {
-		return errBad
-	}
-	if err != nil {
-		return err
-	}
-	r.meta = new(pb.SnapshotMetadata)
-	if typ != typeStateHead || len(payload) < 8 || le.Uint64(payload) != nonce ||
-		proto.Unmarshal(payload[8:], r.meta) != nil || r.meta.GetIndex() != index {
-		return errBad
+// decodeMeta takes what saveState writes before a state. Errors: disk.ErrBad.
+func decodeMeta(meta *pb.SnapshotMetadata, index uint64, head []byte) error {
+	if proto.Unmarshal(head, meta) != nil || meta.GetIndex() != index {
+		return disk.ErrBad
 	}
 	return nil
-}
-
-// Read implements [io.Reader].
-func (r *stateReader) Read(p []byte) (int, error) {
-	for len(r.rest) == 0 {
-		if r.err == nil {
-			r.err = r.next()
-		}
-		if r.err != nil {
-			return 0, r.err
-		}
-	}
-	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
-	return n, nil
-}
-
-func (r *stateReader) next() error {
-	typ, payload, err := r.recs.next()
-	if err == io.EOF {
-		return fmt.Errorf("it has no end: %w", errBad)
-	}
-	if err != nil {
-		return err
-	}
-	switch {
-	case typ == typeChunk:
-		r.rest = payload
-		r.total += uint64(len(payload))
-		return nil
-	case typ == typeEnd && len(payload) == 8 && le.Uint64(payload) == r.total && r.recs.at == r.recs.size:
-		return io.EOF
-	}
-	return &badRecord{at: r.recs.at}
-}
-
-// verifyState reads a state file to its end. Errors: errBad, those of reading.
-func (f *files) verifyState(index, nonce uint64) (*pb.SnapshotMetadata, error) {
-	r, err := f.openState(index, nonce)
-	if err != nil {
-		return nil, err
-	}
-	_, err = io.Copy(io.Discard, r)
-	return r.meta, errors.Join(err, r.file.Close())
 }

@@ -1,4 +1,4 @@
-package raftlog
+package disk
 
 import (
 	"os"
@@ -11,11 +11,11 @@ func lockFile(f *os.File) error {
 	err := windows.LockFileEx(windows.Handle(f.Fd()),
 		windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, new(windows.Overlapped))
 	if err == windows.ERROR_LOCK_VIOLATION {
-		return errInUse
+		return ErrInUse
 	}
 	return err
 }
 
-// syncDir does nothing: here a directory cannot be synced, and its journal is
+// syncDir does nothing: here a directory cannot be synced, and its own journal is
 // written before a rename returns.
 func syncDir(string) error { return nil }

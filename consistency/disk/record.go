@@ -1,4 +1,4 @@
-package journal
+package disk
 
 import (
 	"bufio"
@@ -9,20 +9,23 @@ import (
 	"io"
 )
 
+// Types of records.
 const (
 	typeIdentity byte = iota + 1
-	typeHead
-	typeBatch
-	typeBound
+	TypeHead          // of a segment
+	TypeBatch         // of what is remembered
+	TypeOwn           // in segments, as their engine uses it
 	typeStateHead
 	typeChunk
 	typeEnd
 )
 
 const (
-	headLen = 13 // of a record
-	// maxRecord bounds one Append: far above what a client may store.
-	maxRecord = 1 << 30
+	// HeadLen is the length of a record's head.
+	HeadLen = 13
+	// MaxRecord bounds what is written at once: far above what a client may store, or
+	// Raft hands out.
+	MaxRecord = 1 << 30
 	// readAhead is the buffer files are read through.
 	readAhead = 256 << 10
 )
@@ -34,10 +37,10 @@ var (
 
 // seedOf begins the checksums of record heads in one file, so that a record of
 // another file, or of another life of this one, is none.
-func seedOf(nonce uint64, kind byte, at Position) uint32 {
+func seedOf(nonce uint64, kind byte, number uint64) uint32 {
 	b := le.AppendUint64(nil, nonce)
 	b = append(b, kind)
-	return crc32.Checksum(le.AppendUint64(b, uint64(at)), castagnoli)
+	return crc32.Checksum(le.AppendUint64(b, number), castagnoli)
 }
 
 // check is the second checksum of a record's head at offset at.
@@ -46,26 +49,26 @@ func check(head []byte, seed uint32, at int64) uint32 {
 	return crc32.Update(init, castagnoli, head[:9])
 }
 
-// seal fills in the head of a record: rec has headLen bytes of room, then the
+// seal fills in the head of a record: rec has HeadLen bytes of room, then the
 // payload.
 func seal(rec []byte, typ byte, seed uint32, at int64) {
-	le.PutUint32(rec, uint32(len(rec)-headLen))
-	le.PutUint32(rec[4:], crc32.Checksum(rec[headLen:], castagnoli))
+	le.PutUint32(rec, uint32(len(rec)-HeadLen))
+	le.PutUint32(rec[4:], crc32.Checksum(rec[HeadLen:], castagnoli))
 	rec[8] = typ
 	le.PutUint32(rec[9:], check(rec, seed, at))
 }
 
-// errBad is a record that is not what was written. It is never an I/O error.
-var errBad = errors.New("bad record")
+// ErrBad is a record that is not what was written. It is never an I/O error.
+var ErrBad = errors.New("bad record")
 
-// badRecord is an errBad, and where.
+// badRecord is an ErrBad, and where.
 type badRecord struct {
 	at    int64
 	short bool // the file ends within it
 }
 
 func (e *badRecord) Error() string { return fmt.Sprintf("bad record at offset %d", e.at) }
-func (e *badRecord) Unwrap() error { return errBad }
+func (e *badRecord) Unwrap() error { return ErrBad }
 
 // records reads a file of size bytes.
 type records struct {
@@ -74,7 +77,7 @@ type records struct {
 	at    int64 // of the next record
 	seed  uint32
 	limit int // of a payload
-	head  [headLen]byte
+	head  [HeadLen]byte
 	buf   []byte
 	bad   *badRecord
 }
@@ -94,7 +97,7 @@ func (r *records) next() (typ byte, payload []byte, err error) {
 		return 0, nil, r.bad
 	case left == 0:
 		return 0, nil, io.EOF
-	case left < headLen:
+	case left < HeadLen:
 		return 0, nil, r.stop(true)
 	}
 	if _, err := io.ReadFull(r.r, r.head[:]); err != nil {
@@ -104,7 +107,7 @@ func (r *records) next() (typ byte, payload []byte, err error) {
 	if n == 0 || n > int64(r.limit) || le.Uint32(r.head[9:]) != check(r.head[:], r.seed, r.at) {
 		return 0, nil, r.stop(false)
 	}
-	if n > left-headLen {
+	if n > left-HeadLen {
 		return 0, nil, r.stop(true)
 	}
 	if int64(cap(r.buf)) < n {
@@ -117,7 +120,7 @@ func (r *records) next() (typ byte, payload []byte, err error) {
 	if crc32.Checksum(r.buf, castagnoli) != le.Uint32(r.head[4:]) {
 		return 0, nil, r.stop(false)
 	}
-	r.at += headLen + n
+	r.at += HeadLen + n
 	return r.head[8], r.buf, nil
 }
 
@@ -139,46 +142,20 @@ func noEOF(err error) error {
 // head is enough: that proves that there was one.
 func headBehind(r io.ReaderAt, from, size int64, seed uint32) (bool, error) {
 	b := make([]byte, max(0, min(size-from, readAhead)))
-	for from+headLen <= size {
+	for from+HeadLen <= size {
 		n := int(min(int64(len(b)), size-from))
 		if _, err := r.ReadAt(b[:n], from); err != nil {
 			return false, noEOF(err)
 		}
-		for i := 0; i+headLen <= n; i++ {
-			if size := le.Uint32(b[i:]); size == 0 || size > maxRecord {
+		for i := 0; i+HeadLen <= n; i++ {
+			if size := le.Uint32(b[i:]); size == 0 || size > MaxRecord {
 				continue
 			}
 			if le.Uint32(b[i+9:]) == check(b[i:], seed, from+int64(i)) {
 				return true, nil
 			}
 		}
-		from += int64(n - headLen + 1)
+		from += int64(n - HeadLen + 1)
 	}
 	return false, nil
-}
-
-// appendBatch appends the payload of a batch.
-func appendBatch(b []byte, records [][]byte) []byte {
-	for _, r := range records {
-		b = binary.AppendUvarint(b, uint64(len(r)))
-		b = append(b, r...)
-	}
-	return b
-}
-
-// eachRecord calls fn with the records of a batch, parts of b, until it fails.
-// Errors: fn's; errBad, behind the records that are well.
-func eachRecord(b []byte, fn func(record []byte) error) error {
-	for len(b) > 0 {
-		n, used := binary.Uvarint(b)
-		if used <= 0 || n > uint64(len(b)-used) {
-			return errBad
-		}
-		end := used + int(n)
-		if err := fn(b[used:end:end]); err != nil {
-			return err
-		}
-		b = b[end:]
-	}
-	return nil
 }
