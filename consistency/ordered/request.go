@@ -125,6 +125,7 @@ func (c *core) expire() {
 			}
 			c.reads.add(r)
 		case r.begun:
+			delete(c.forwarded, r.id) // an answer that was lost never comes
 			c.fail(r, errTimeout)
 		default:
 			c.fail(r, c.why())
