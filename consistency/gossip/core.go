@@ -285,7 +285,8 @@ func (k *core) resketch() {
 	}
 }
 
-// apply makes a change from elsewhere take effect. Hashes of keys do not travel.
+// apply makes a change from elsewhere take effect. A key comes as its text, and is
+// hashed here; or, of what was evicted, as its hash alone.
 func (k *core) apply(rec *codec.Record) {
 	if rec.Kind == codec.KindFlush {
 		k.observe(rec.Version)

@@ -169,6 +169,11 @@ func (e *Engine) Find(c *attune.Call, key attune.Key, lost attune.Item) bool {
 		ctx, cancel := context.WithCancelCause(c.Ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(e.ctx, func() { cancel(errClosed) })()
+		if !c.Deadline.IsZero() {
+			var end context.CancelFunc
+			ctx, end = context.WithDeadlineCause(ctx, c.Deadline, e.o.Timeout)
+			defer end()
+		}
 		c.Res[0].Item, c.Err = e.Recover(ctx, key, lost)
 		c.Done()
 	})

@@ -314,8 +314,9 @@ func (h *homes) forward(from uint64, body []byte) {
 }
 
 // carryOut decides the ops of a frame, as if they were a Call of this controller's,
-// and answers. Frames may overtake each other: what must keep its order is in one. It does not ask whose keys they are: if members disagree about that,
-// the sender's word is as good.
+// and answers. Frames may overtake each other: what must keep its order is in one. It
+// does not ask whose keys they are: if members disagree about that, the sender's word
+// is as good.
 func (h *homes) carryOut(from uint64, f *forwarded) {
 	accepted := h.accept(f)
 	c := &attune.Call{Ctx: h.work, Ops: f.ops}

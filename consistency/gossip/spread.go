@@ -429,7 +429,8 @@ func (k *core) stuck(now time.Duration) {
 	}
 }
 
-// slew brings the clock nearer to the median of all, slowly. One that is off by more than maxSkew may not write.
+// slew brings the clock nearer to the median of all, slowly. One that is off by more
+// than maxSkew may not write.
 func (k *core) slew() {
 	offsets := []int64{0}
 	for _, p := range k.peers {

@@ -206,6 +206,7 @@ func (c *core) turn(now time.Duration, in *inbox) {
 	}
 	c.hasten()
 	c.drive()
+	c.snaps.prepared = nil // what Raft has not taken by now it needs no more: the log was faster
 	c.expire()
 	c.flushOut()
 }

@@ -2,6 +2,7 @@ package ordered
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -73,14 +74,18 @@ func (c *core) restartReads() {
 		return
 	}
 	r.id = 0
-	alive := r.asked[:0]
-	for _, q := range r.asked {
-		if !q.done {
-			alive = append(alive, q)
-		}
-	}
-	r.next = append(alive, r.next...)
+	r.next = append(unanswered(r.asked), r.next...)
 	r.asked = nil
+}
+
+// forget lets go of those that were answered without their round, or before this
+// replica was as far.
+func (r *reads) forget() {
+	r.next = unanswered(r.next)
+	for i := range r.applied {
+		r.applied[i].reqs = unanswered(r.applied[i].reqs)
+	}
+	r.applied = slices.DeleteFunc(r.applied, func(a awaited) bool { return len(a.reqs) == 0 })
 }
 
 // readStates takes the answers to read index requests.
@@ -110,9 +115,7 @@ func (c *core) releaseReads() {
 		c.release(r.applied[n].reqs)
 		n++
 	}
-	if n > 0 {
-		r.applied = append(r.applied[:0], r.applied[n:]...)
-	}
+	r.applied = slices.Delete(r.applied, 0, n)
 	c.releaseSeen()
 }
 

@@ -2,6 +2,7 @@ package ordered
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/attunekv/attune"
@@ -109,7 +110,7 @@ func (c *core) expire() {
 		return
 	}
 	c.nextExpiry = c.now + expireEvery
-	kept := c.timed[:0]
+	kept, failed := c.timed[:0], false
 	for _, r := range c.timed {
 		switch {
 		case r.done:
@@ -125,14 +126,27 @@ func (c *core) expire() {
 			}
 			c.reads.add(r)
 		case r.begun:
+			delete(c.forwarded, r.id) // an answer that was lost never comes
 			c.fail(r, errTimeout)
+			failed = true
 		default:
 			c.fail(r, c.why())
+			failed = true
 		}
 	}
 	clear(c.timed[len(kept):])
 	c.timed = kept
+	if failed {
+		// Without a quorum, what waits may wait for days.
+		c.writes = unanswered(c.writes)
+		c.reads.forget()
+	}
 	c.releaseSeen()
+}
+
+// unanswered is what somebody still waits for, in the same memory.
+func unanswered(reqs []*request) []*request {
+	return slices.DeleteFunc(reqs, func(r *request) bool { return r.done })
 }
 
 // why says what keeps this controller from serving.

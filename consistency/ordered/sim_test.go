@@ -215,6 +215,10 @@ func simulate(t testing.TB, seed uint64, b broken) error {
 		for call := range n.calls {
 			return fmt.Errorf("%s: a call was never answered: %+v", n.name(), call)
 		}
+		if left := len(n.core.forwarded) + len(n.core.timed) + n.core.pending; left != 0 {
+			return fmt.Errorf("%s: %d requests are kept though all are answered: %d forwarded, %d timed, %d pending",
+				n.name(), left, len(n.core.forwarded), len(n.core.timed), n.core.pending)
+		}
 	}
 	res := porcupine.CheckOperationsTimeout(simModel, s.history, 20*time.Second)
 	if res == porcupine.Illegal {

@@ -23,8 +23,8 @@ type state struct {
 
 const stateFormat = 1
 
-// maxMembers bounds what is believed of an encoded state.
-const maxMembers = 1000
+// leastMember is the bytes of a member with the shortest name.
+const leastMember = 8 + 1
 
 // encode is s without applied and term, which a snapshot's metadata has.
 func (s *state) encode(buf []byte) []byte {
@@ -56,7 +56,7 @@ func (s *state) decode(data []byte) (rest []byte, err error) {
 	s.flushAt = int64(binary.LittleEndian.Uint64(data[17:]))
 	s.formed = data[25] == 1
 	n, used := binary.Uvarint(data[26:])
-	if used <= 0 || n > maxMembers {
+	if used <= 0 || n > uint64(len(data)-26-used)/leastMember {
 		return nil, errState
 	}
 	data = data[26+used:]
@@ -80,11 +80,11 @@ func appendMember(buf []byte, id uint64, name string) []byte {
 
 // cutMember takes a member off the front of data.
 func cutMember(data []byte) (id uint64, name string, rest []byte, err error) {
-	if len(data) < 9 || len(data) < 9+int(data[8]) {
+	if len(data) < leastMember || len(data) < leastMember+int(data[8]) {
 		return 0, "", nil, errState
 	}
-	end := 9 + int(data[8])
-	return binary.LittleEndian.Uint64(data), string(data[9:end]), data[end:], nil
+	end := leastMember + int(data[8])
+	return binary.LittleEndian.Uint64(data), string(data[leastMember:end]), data[end:], nil
 }
 
 // logClock tells the time by the log: the leader stamps every entry with it,
