@@ -32,13 +32,14 @@ const (
 // servers, in the order of the URL), so other tools find records where they
 // expect them.
 //
-// Each server has a gomemcache client to itself. So an error names its server,
-// dead connections are dropped for the server that died alone, and no lock is
-// shared between a server that hangs and one that works.
+// Each server has a gomemcache client to itself, and beside it a connection on which
+// what callers put and delete together goes together (memcachedPipe). So an error
+// names its server, dead connections are dropped for the server that died alone, and
+// no lock is shared between a server that hangs and one that works.
 //
 // A call takes as long as its server does, at most the timeout (once more if it
-// first waits for a connection). gomemcache knows no context: one that ends is
-// noticed before a call and while it waits for a connection, not in mid-call.
+// first waits for a connection). A context that ends is noticed before a call is
+// sent, not in mid-call: gomemcache knows none, and a batch has many.
 //
 // A Put or Delete that timed out may still happen, even after later ones: a
 // server that was stopped reads what its kernel took meanwhile. Then the newest
@@ -201,23 +202,17 @@ func (m *memcached) Put(ctx context.Context, key attune.Key, rec Record) error {
 	s := m.pick(name)
 	s.puts.Add(1)
 
-	// gomemcache takes one slice: stamp and value meet in a borrowed one, which
-	// nobody refers to once Set has returned.
-	var raw *[]byte
-	if len(rec.Value) < Large {
-		raw = memcachedBufs.Get().(*[]byte)
-		defer memcachedBufs.Put(raw)
-	} else {
-		b := make([]byte, 0, memcachedOverhead(key.Text)+len(rec.Value))
-		raw = &b
+	if len(rec.Value) >= Large {
+		// It would hold up those behind it. gomemcache takes one slice.
+		raw := make([]byte, 0, memcachedOverhead(key.Text)+len(rec.Value))
+		item := memcache.Item{Key: name, Value: appendMemcachedRecord(raw, key.Text, rec)}
+		return s.call(ctx, func() error { return s.client.Set(&item) })
 	}
-	*raw = appendMemcachedRecord((*raw)[:0], key.Text, rec)
-	item := memcache.Item{Key: name, Value: *raw}
-	return s.call(ctx, func() error { return s.client.Set(&item) })
+	w := memcachedWrites.Get().(*memcachedWrite)
+	defer memcachedWrites.Put(w)
+	w.deletes, w.request = false, appendSet(w.request[:0], name, key.Text, rec)
+	return s.pipe.do(ctx, w)
 }
-
-// memcachedBufs holds buffers for records whose values are shorter than Large.
-var memcachedBufs = sync.Pool{New: func() any { return new([]byte) }}
 
 // Delete implements Backend. memcached finds records by text alone: without it
 // the record stays until memcached forgets it, and its stamp gives it away.
@@ -228,17 +223,17 @@ func (m *memcached) Delete(ctx context.Context, key attune.Key) error {
 	name := memcachedKey(key)
 	s := m.pick(name)
 	s.deletes.Add(1)
-	err := s.call(ctx, func() error { return s.client.Delete(name) })
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
+	w := memcachedWrites.Get().(*memcachedWrite)
+	defer memcachedWrites.Put(w)
+	w.deletes, w.request = true, appendDelete(w.request[:0], name)
+	return s.pipe.do(ctx, w)
 }
 
 // Close implements Backend.
 func (m *memcached) Close() error {
 	var errs []error
 	for _, s := range m.servers {
+		s.pipe.close()
 		errs = append(errs, s.client.Close())
 	}
 	return errors.Join(errs...)

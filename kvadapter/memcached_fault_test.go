@@ -81,18 +81,20 @@ func TestMemcachedTimedOutPutDoesNotArriveLate(t *testing.T) {
 	}
 	defer l.Close()
 	b := openMemcached(t, l.Addr().String(), "?timeout=200ms")
-	// More than the server's kernel takes, less than ours does.
-	const size = 100_000
-	mustFail(t, b.Put(t.Context(), mkey("k"), mrec(1, strings.Repeat("v", size))), kvadapter.ErrUnavailable, "no answer")
-	nc, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
-	n, err := io.Copy(io.Discard, nc)
-	if n >= size || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("%d bytes came after the request had failed, %v", n, err)
+	// More than the server's kernel takes, less than ours does; sent alone and sent
+	// with others.
+	for _, size := range []int{100_000, kvadapter.Large - 1} {
+		mustFail(t, b.Put(t.Context(), mkey("k"), mrec(1, strings.Repeat("v", size))), kvadapter.ErrUnavailable, "no answer")
+		nc, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+		n, err := io.Copy(io.Discard, nc)
+		if n >= int64(size) || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%d bytes of %d came after the request had failed, %v", n, size, err)
+		}
 	}
 }
 

@@ -21,7 +21,8 @@ const hungAfter = 3
 type memcachedServer struct {
 	addr    string
 	timeout time.Duration
-	client  *memcache.Client
+	client  *memcache.Client // for what is read, and records of Large or more
+	pipe    memcachedPipe    // for the other records, and deletions
 	// busy has a token for each call on its way. Without a bound, a thousand
 	// sessions would dial a thousand connections, and close all but max_idle of
 	// them a moment later, again and again.
@@ -56,6 +57,7 @@ func newMemcachedServer(addr string, timeout time.Duration, maxIdle int) *memcac
 	s.client.Timeout = timeout
 	s.client.MaxIdleConns = maxIdle
 	s.client.DialContext = s.dial
+	s.pipe.server = s
 	return s
 }
 
@@ -92,9 +94,8 @@ func (s *memcachedServer) call(ctx context.Context, op func() error) error {
 		return err
 	}
 	defer func() { <-s.busy }()
-	if !s.mayTry() {
-		s.errors.Add(1)
-		return s.unavailable(fmt.Sprintf("no answer within %v, %d times; trying again every %v", s.timeout, s.timeouts.Load(), 2*s.timeout))
+	if err := s.refused(); err != nil {
+		return err
 	}
 	err := op()
 	for diedIdle(err) && time.Since(start) < s.timeout {
@@ -102,10 +103,25 @@ func (s *memcachedServer) call(ctx context.Context, op func() error) error {
 		s.dropIdle()
 		err = op()
 	}
-	s.waited.Add(int64(time.Since(start)))
+	return s.finish(start, 1, err)
+}
+
+// refused returns the error of calls that are not made, or nil: see mayTry.
+func (s *memcachedServer) refused() error {
+	if s.mayTry() {
+		return nil
+	}
+	s.errors.Add(1)
+	return s.unavailable(fmt.Sprintf("no answer within %v, %d times; trying again every %v", s.timeout, s.timeouts.Load(), 2*s.timeout))
+}
+
+// finish takes note of n calls that began together and came to err, and returns the
+// error of each.
+func (s *memcachedServer) finish(start time.Time, n int, err error) error {
+	s.waited.Add(int64(n) * int64(time.Since(start)))
 	if noAnswer(err) {
-		s.timeouts.Add(1)
-		s.timedOut.Add(1)
+		s.timeouts.Add(int64(n))
+		s.timedOut.Add(int64(n))
 		// Connections to a host that is gone give no error, only silence: the
 		// next call should not find out on another one.
 		s.dropIdle()
@@ -118,7 +134,7 @@ func (s *memcachedServer) call(ctx context.Context, op func() error) error {
 	case errors.Is(err, memcache.ErrCacheMiss):
 		return ErrNotFound
 	}
-	s.errors.Add(1)
+	s.errors.Add(int64(n))
 	return s.explain(err)
 }
 
@@ -240,11 +256,19 @@ func (s *memcachedServer) explain(err error) error {
 		return s.unavailable(op.Err.Error()) // the rest names the address again
 	// The client has no error values for the server's own; it quotes the line.
 	case strings.Contains(text, `from "set": "SERVER_ERROR object too large`):
-		return fmt.Errorf("backend %s: %w: raise memcached's item size limit (-I)", s.addr, ErrTooLarge)
+		return s.tooLarge()
 	case strings.Contains(text, `from "set": "SERVER_ERROR out of memory`):
-		return fmt.Errorf("backend %s: %w: raise memcached's memory (-m)", s.addr, ErrFull)
+		return s.full()
 	}
 	return s.unavailable(strings.TrimPrefix(text, "memcache: "))
+}
+
+func (s *memcachedServer) tooLarge() error {
+	return fmt.Errorf("backend %s: %w: raise memcached's item size limit (-I)", s.addr, ErrTooLarge)
+}
+
+func (s *memcachedServer) full() error {
+	return fmt.Errorf("backend %s: %w: raise memcached's memory (-m)", s.addr, ErrFull)
 }
 
 func (s *memcachedServer) unavailable(why string) error {

@@ -1,7 +1,9 @@
 package kvadapter
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/url"
@@ -83,6 +85,44 @@ func FuzzMemcachedListLine(f *testing.F) {
 		quoted, _, _ := strings.Cut(strings.TrimPrefix(string(line), "key="), " ")
 		if want, err := url.PathUnescape(quoted); err != nil || want != string(name) {
 			t.Fatalf("%q is read as %q, want %q, %v", quoted, name, want, err)
+		}
+	})
+}
+
+// FuzzMemcachedOutcomes checks that each command has the outcome that its own line
+// says, whatever a server answers.
+func FuzzMemcachedOutcomes(f *testing.F) {
+	f.Add([]byte("STORED\r\nDELETED\r\nSTORED\r\nNOT_FOUND\r\n"), uint8(0b1010))
+	f.Add([]byte("STORED\r\nSERVER_ERROR object too large for cache\r\nSTORED\r\n"), uint8(0))
+	f.Add([]byte("SERVER_ERROR out of memory storing object\r\nERROR\r\n"), uint8(0))
+	f.Add([]byte("STORED"), uint8(0))
+	f.Fuzz(func(t *testing.T, answers []byte, deletes uint8) {
+		s := newMemcachedServer("server:11211", memcachedTimeout, 1)
+		unset := errors.New("no outcome yet")
+		var batch []*memcachedWrite
+		for i := range 8 {
+			batch = append(batch, &memcachedWrite{deletes: deletes>>i&1 != 0, err: unset})
+		}
+		rest, err := s.readOutcomes(bufio.NewReader(bytes.NewReader(answers)), batch)
+		if (err == nil) != (len(rest) == 0) {
+			t.Fatalf("%d without an answer, %v", len(rest), err)
+		}
+		for _, w := range rest {
+			if w.err != unset {
+				t.Fatal("an outcome without an answer")
+			}
+		}
+		lines := bytes.Split(answers, []byte{'\n'})
+		for i, w := range batch[:len(batch)-len(rest)] {
+			line := strings.TrimRight(string(lines[i]), "\r")
+			switch {
+			case w.err == nil && !w.deletes && line == "STORED":
+			case w.err == nil && w.deletes && (line == "DELETED" || line == "NOT_FOUND"):
+			case errors.Is(w.err, ErrTooLarge) && !w.deletes && strings.Contains(line, "too large"):
+			case errors.Is(w.err, ErrFull) && !w.deletes && strings.Contains(line, "out of memory"):
+			default:
+				t.Fatalf("%q comes to %v", line, w.err)
+			}
 		}
 	})
 }
