@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
@@ -56,7 +57,7 @@ func TestLostBytesOfWhichAPeerIsNotSure(t *testing.T) {
 	if it, err := find(time.Now().Add(time.Millisecond)); !errors.Is(err, timeout) {
 		t.Errorf("found %+v, %v at the deadline", it, err)
 	}
-	if it, err := find(time.Time{}); !errors.Is(err, errSilent) {
+	if it, err := find(time.Time{}); !errors.Is(err, repair.ErrSilent) {
 		t.Errorf("found %+v, %v where nobody is sure", it, err)
 	}
 	fail(nil)
