@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/attunekv/attune/internal/attunetest"
 )
 
@@ -36,6 +39,19 @@ func (c *client) fails(command string) {
 	}
 	if took := time.Since(began); took > limit {
 		c.t.Errorf("%.30q failed after %v", command, took)
+	}
+}
+
+// awaitBackend sends a command until it does not fail any more, and wants the answer.
+func (c *client) awaitBackend(command, want string) {
+	c.t.Helper()
+	for end := time.Now().Add(attunetest.Patience); ; time.Sleep(10 * time.Millisecond) {
+		c.send(command)
+		if got := c.line(); got == want {
+			return
+		} else if !strings.HasPrefix(got, "SERVER_ERROR backend ") || time.Now().After(end) {
+			c.t.Fatalf("%.30q: %q, want %q", command, got, want)
+		}
 	}
 }
 
@@ -74,8 +90,10 @@ func TestBackendKilledAndRestarted(t *testing.T) {
 	m.Start()
 	// A failed set may or may not have happened; the old value it never is.
 	c.ask("get a\r\n", "END\r\n")
-	// The server lost what it had: misses, not errors.
-	c.ask("get b n\r\nincr n 1\r\n", "END\r\nNOT_FOUND\r\n")
+	// The server lost what it had: misses, not errors. That it is back is found by a
+	// probe.
+	c.awaitBackend("get b\r\n", "END")
+	c.ask("get n\r\nincr n 1\r\n", "END\r\nNOT_FOUND\r\n")
 	c.set("a", []byte("again"))
 	if got := c.get("a"); string(got) != "again" {
 		t.Errorf("after the restart: %q", got)
@@ -178,6 +196,62 @@ func TestBackendForgetsAndLies(t *testing.T) {
 
 // TestBackendDownFromTheStart: a node starts without its store, and finds it
 // when it comes.
+// TestBackendServersAreShown checks what an operator sees of a server that goes down
+// and comes back, and that servers are exchanged while the node serves.
+func TestBackendServersAreShown(t *testing.T) {
+	m, other := attunetest.StartMemcached(t), attunetest.StartMemcached(t)
+	core, logs := observer.New(zap.InfoLevel)
+	cfg := testConfig()
+	cfg.Backend = "memcached://" + m.Addr + "?timeout=10s"
+	cfg.Admin, cfg.Log = "127.0.0.1:0", zap.New(core)
+	n := start(t, cfg)
+	c := dial(t, n)
+	c.set("k", []byte("v"))
+	shows := func(metric string) {
+		t.Helper()
+		if _, body := httpGet(t, n, "/metrics"); !strings.Contains(body, "\n"+metric) {
+			t.Errorf("metrics lack %s", metric)
+		}
+	}
+	shows(`attune_backend_up{server="` + m.Addr + `"} 1`)
+	shows(`attune_backend_errors_total{server="` + m.Addr + `"} 0`)
+	shows(`attune_backend_duration_seconds_count{server="` + m.Addr + `"} 1`)
+	m.Kill()
+	for range 10 {
+		c.fails("get k\r\n")
+	}
+	shows(`attune_backend_up{server="` + m.Addr + `"} 0`)
+	if down := logs.FilterMessageSnippet("is down").FilterField(zap.String("server", m.Addr)).Len(); down != 1 {
+		t.Errorf("%d lines tell that the server is down, want 1", down)
+	}
+	m.Start()
+	c.awaitBackend("get k\r\n", "END")
+	for end := time.Now().Add(attunetest.Patience); logs.FilterMessageSnippet("is up again").Len() != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no line tells that it is up again")
+		}
+	}
+
+	c.set("k", []byte("v"))
+	for _, spec := range []string{"embedded", "memcached://" + other.Addr + "?timout=1s"} {
+		if err := n.Reconfigure(spec); err == nil || n.Backend() != cfg.Backend {
+			t.Errorf("%s: %v, goes on with %s", spec, err, n.Backend())
+		}
+	}
+	c.ask("get k\r\n", "VALUE k 0 1\r\nv\r\nEND\r\n")
+	if err := n.Reconfigure("memcached://" + other.Addr + "?timeout=10s"); err != nil {
+		t.Fatal(err)
+	}
+	m.Kill()
+	c.ask("get k\r\n", "END\r\n") // alone, what is elsewhere is lost
+	c.set("k", []byte("new"))
+	c.ask("get k\r\n", "VALUE k 0 3\r\nnew\r\nEND\r\n")
+	shows(`attune_backend_up{server="` + other.Addr + `"} 1`)
+	if err := start(t, testConfig()).Reconfigure(cfg.Backend); err == nil {
+		t.Error("a store in the process was exchanged")
+	}
+}
+
 func TestBackendListsKeys(t *testing.T) {
 	m := attunetest.StartMemcached(t)
 	c := dial(t, startBefore(t, m))

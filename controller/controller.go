@@ -37,6 +37,7 @@ type Node struct {
 	opened  atomic.Bool             // Open is done: before, only the admin address answers
 	giveUp  context.CancelCauseFunc // ends Open
 	fatal   chan error              // has room for one
+	backend atomic.Pointer[string]  // the spec in use; see Reconfigure
 	stripes []counters
 	loops   []*loop // empty where connections have goroutines
 
@@ -102,6 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		stop:    make(chan struct{}),
 		fatal:   make(chan error, 1),
 	}
+	n.backend.Store(&cfg.Backend)
 	ctx, n.giveUp = context.WithCancelCause(ctx)
 	defer n.giveUp(nil)
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
@@ -136,6 +138,7 @@ func (n *Node) openShard(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.watchFleet(backend)
 	_, inProcess := backend.(kvadapter.Memory)
 	alone := n.cfg.Alone()
 	sh := &shard{backend: backend, remote: !inProcess, peers: !alone}

@@ -60,6 +60,9 @@ var (
 	hotReadsDesc = prometheus.NewDesc("attune_hot_cache_reads_total", "Reads of such a backend's values: hits were in this memory, misses had to be fetched.", []string{"result"}, nil)
 	hotGoneDesc  = prometheus.NewDesc("attune_hot_cache_evicted_total", "Values that went from there for others.", nil, nil)
 	backendDesc  = prometheus.NewDesc("attune_backend", "Figures of the backend, by name.", []string{"name"}, nil)
+	serverUpDesc = prometheus.NewDesc("attune_backend_up", "1 if the backend's server answers; 0: calls fail at once until it does.", []string{"server"}, nil)
+	serverNoDesc = prometheus.NewDesc("attune_backend_errors_total", "Calls that a server of the backend failed.", []string{"server"}, nil)
+	serverDesc   = prometheus.NewDesc("attune_backend_duration_seconds", "Calls to a server of the backend, from when they are sent to the answer.", []string{"server"}, nil)
 	readyDesc    = prometheus.NewDesc("attune_ready", "1 if the node serves its level.", nil, nil)
 	infoDesc     = prometheus.NewDesc("attune_info", "Always 1; the labels describe the node.", []string{"name", "version", "level"}, nil)
 )
@@ -105,6 +108,15 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, st := range n.backendStats() {
 		gauge(backendDesc, float64(st.Value), st.Name)
 	}
+	for _, server := range n.fleetServers() {
+		up := 1.0
+		if server.Down {
+			up = 0
+		}
+		gauge(serverUpDesc, up, server.Addr)
+		count(serverNoDesc, float64(server.Errors), server.Addr)
+		out <- histogram(serverDesc, server.Latency.Buckets[:], server.Latency.Sum.Seconds(), server.Addr)
+	}
 	ready := 1.0
 	if n.Ready() != nil {
 		ready = 0
@@ -125,15 +137,21 @@ func (n *Node) latency(c class, name string) prometheus.Metric {
 		}
 		sum += h.sum.Load()
 	}
-	buckets := make(map[float64]uint64, latencyBuckets-1)
+	return histogram(durationDesc, perBucket[:], float64(sum)/1e9, name)
+}
+
+// histogram shows buckets as counters and kvadapter.Latency have them: up to 2^i
+// microseconds, the last one everything.
+func histogram(d *prometheus.Desc, perBucket []uint64, sum float64, label string) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(perBucket)-1)
 	var total uint64
 	for b, count := range perBucket {
 		total += count
-		if b < latencyBuckets-1 {
+		if b < len(perBucket)-1 {
 			buckets[float64(uint64(1)<<b)/1e6] = total
 		}
 	}
-	return prometheus.MustNewConstHistogram(durationDesc, total, float64(sum)/1e9, buckets, name)
+	return prometheus.MustNewConstHistogram(d, total, sum, buckets, label)
 }
 
 // totals is the sum of all stripes.

@@ -163,7 +163,7 @@ func (n *Node) settingStats(emit func(string, any)) {
 	emit("hash_algorithm", "xxh3")
 	emit("idle_timeout", int64(n.cfg.IdleTimeout/time.Second))
 	emit("consistency", n.cfg.Level)
-	emit("backend", n.cfg.Backend)
+	emit("backend", n.Backend())
 	if n.remote() {
 		emit("hot_cache", n.cfg.HotCache)
 	}

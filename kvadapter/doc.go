@@ -4,8 +4,9 @@
 // So a store may forget, restart empty, or come back with what it held last
 // week, and is never believed.
 //
-// [Backend] is the interface; [Batcher], [Scanner], [Counter], [Statter], [Memory]
-// and [Loader] are what some backends can do besides. [Open] makes one of its name:
+// [Backend] is the interface; [Batcher], [Scanner], [Counter], [Statter], [Fleet],
+// [Memory] and [Loader] are what some backends can do besides. [Open] makes one of
+// its name:
 //
 //	embedded    the memory of this process
 //	memcached   one or many memcached servers, through gomemcache
@@ -17,10 +18,11 @@
 //
 // A set reaches the replica, which stages or makes the call: Put with the key,
 // its hash, and a [Record]. The memcached backend sends stamp and value as one
-// item to the server the key belongs to. The embedded one finds the key's shard
-// by its hash, writes the record over the one before it if it fits the same
-// chunk, else into a chunk of its size, and links that into the shard's table. A
-// get goes the same way, and appends the value to the buffer it was given.
+// item to the server the key belongs to, together with what others put there. The
+// embedded one finds the key's shard by its hash, writes the record over the one
+// before it if it fits the same chunk, else into a chunk of its size, and links that
+// into the shard's table. A get goes the same way, and appends the value to the
+// buffer it was given.
 //
 // # The embedded store
 //

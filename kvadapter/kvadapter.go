@@ -3,6 +3,7 @@ package kvadapter
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/attunekv/attune"
 )
@@ -116,4 +117,36 @@ type Stat struct {
 // Statter is a Backend that has figures to show.
 type Statter interface {
 	Stats() []Stat
+}
+
+// LatencyBuckets is how many buckets a Latency has: bucket i counts what took less
+// than 2^i microseconds, the last one everything else.
+const LatencyBuckets = 25
+
+// Latency is how long calls took.
+type Latency struct {
+	Buckets [LatencyBuckets]uint64
+	Sum     time.Duration
+}
+
+// Server is what a backend has seen of one of its servers.
+type Server struct {
+	Addr    string
+	Down    bool  // calls fail at once, until it answers a probe
+	Errors  int64 // calls that failed, those included
+	Latency Latency
+}
+
+// Fleet is a Backend of servers outside this process, each of which may fail.
+type Fleet interface {
+	Backend
+	Servers() []Server
+	// Watch has fn called when a server goes down, and why, and with a nil error
+	// when it is up again. It is called once, before the first use. fn must neither
+	// wait nor call the backend.
+	Watch(fn func(addr string, why error))
+	// Reconfigure goes over to the servers and options of another spec of the same
+	// kind, without a restart. Calls under way end where they began. What is kept
+	// where it is sought no more is not found. On error nothing has changed.
+	Reconfigure(spec string) error
 }

@@ -7,9 +7,11 @@ import (
 	"hash/crc32"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -41,6 +43,9 @@ const (
 // first waits for a connection). A context that ends is noticed before a call is
 // sent, not in mid-call: gomemcache knows none, and a batch has many.
 //
+// A server that fails some calls in a row is down: calls fail at once, until it
+// answers a probe (memcachedHealth).
+//
 // A Put or Delete that timed out may still happen, even after later ones: a
 // server that was stopped reads what its kernel took meanwhile. Then the newest
 // record is lost, which the stamp tells: a miss, never an old value. What did not
@@ -51,6 +56,14 @@ const (
 // the record put before. Records never expire there; when memory is short,
 // memcached forgets those least used, which a later Get finds as ErrNotFound.
 type memcached struct {
+	fleet atomic.Pointer[memcachedFleet]
+
+	mu    sync.Mutex // held while fleet is replaced; guards watch
+	watch func(addr string, why error)
+}
+
+// memcachedFleet is the servers of a URL. It never changes.
+type memcachedFleet struct {
 	slots   []*memcachedServer // by crc32 of the stored key; a server may have many
 	servers []*memcachedServer // each once
 }
@@ -61,7 +74,10 @@ var (
 	_ Scanner = (*memcached)(nil)
 	_ Counter = (*memcached)(nil)
 	_ Statter = (*memcached)(nil)
+	_ Fleet   = (*memcached)(nil)
 )
+
+const memcachedScheme = "memcached://"
 
 // newMemcached makes the backend of a URL
 //
@@ -73,7 +89,51 @@ var (
 // to a server and the most in use at once. Nothing is dialled and no name is
 // looked up until a call needs it, and every dial looks the name up again: a
 // server may come late, and may move.
-func newMemcached(u *url.URL) (Backend, error) {
+func newMemcached(spec string) (Backend, error) {
+	m := new(memcached)
+	if err := m.Reconfigure(spec); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Reconfigure implements Fleet. A server that is in both lists, with the same
+// options, keeps its connections and figures.
+func (m *memcached) Reconfigure(spec string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.fleet.Load()
+	if old == nil {
+		old = new(memcachedFleet)
+	}
+	fleet, err := newMemcachedFleet(spec, old)
+	if err != nil {
+		return err
+	}
+	for _, s := range fleet.servers {
+		if !slices.Contains(old.servers, s) {
+			m.watchServer(s)
+		}
+	}
+	m.fleet.Store(fleet)
+	for _, s := range old.servers {
+		if !slices.Contains(fleet.servers, s) {
+			s.close()
+		}
+	}
+	return nil
+}
+
+// newMemcachedFleet takes from old what stays.
+func newMemcachedFleet(spec string, old *memcachedFleet) (*memcachedFleet, error) {
+	rest, ok := strings.CutPrefix(spec, memcachedScheme)
+	if !ok {
+		return nil, fmt.Errorf("backend %q: want memcached://host:port[,host:port...]; another kind of backend takes a restart", spec)
+	}
+	u, err := parseServers(rest)
+	if err != nil {
+		return nil, fmt.Errorf("backend %q: %w", spec, err)
+	}
 	timeout, maxIdle, err := memcachedOptions(u)
 	if err != nil {
 		return nil, err
@@ -82,21 +142,66 @@ func newMemcached(u *url.URL) (Backend, error) {
 	if u.Host != "" {
 		list = u.Host + strings.TrimSuffix(u.Path, "/")
 	}
-	m := new(memcached)
-	known := make(map[string]*memcachedServer)
+	fleet, known := new(memcachedFleet), make(map[string]*memcachedServer)
 	for addr := range strings.SplitSeq(list, ",") {
 		if err := checkMemcachedAddr(addr); err != nil {
 			return nil, err
 		}
 		s := known[addr]
 		if s == nil {
-			s = newMemcachedServer(addr, timeout, maxIdle)
+			i := slices.IndexFunc(old.servers, func(s *memcachedServer) bool {
+				return s.addr == addr && s.timeout == timeout && cap(s.busy) == maxIdle
+			})
+			if i >= 0 {
+				s = old.servers[i]
+			} else {
+				s = newMemcachedServer(addr, timeout, maxIdle)
+			}
 			known[addr] = s
-			m.servers = append(m.servers, s)
+			fleet.servers = append(fleet.servers, s)
 		}
-		m.slots = append(m.slots, s)
+		fleet.slots = append(fleet.slots, s)
 	}
-	return m, nil
+	return fleet, nil
+}
+
+// parseServers parses what follows memcached://. The list of servers is kept
+// from url.Parse, which would refuse an IPv6 address in it.
+func parseServers(rest string) (*url.URL, error) {
+	end := strings.IndexAny(rest+"/", "/?#")
+	start := strings.LastIndexByte(rest[:end], '@') + 1
+	u, err := url.Parse("memcached://" + rest[:start] + "list" + rest[end:])
+	if err != nil {
+		return nil, errors.Unwrap(err) // *url.Error quotes what it was given
+	}
+	u.Host = rest[start:end]
+	return u, nil
+}
+
+// Watch implements Fleet.
+func (m *memcached) Watch(fn func(addr string, why error)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watch = fn
+	for _, s := range m.fleet.Load().servers {
+		m.watchServer(s)
+	}
+}
+
+// watchServer has m.watch told of s. The caller holds mu.
+func (m *memcached) watchServer(s *memcachedServer) {
+	if fn := m.watch; fn != nil {
+		s.health.watchWith(func(why error) { fn(s.addr, why) })
+	}
+}
+
+// Servers implements Fleet.
+func (m *memcached) Servers() []Server {
+	var out []Server
+	for _, s := range m.fleet.Load().servers {
+		out = append(out, Server{s.addr, s.health.down.Load() != nil, s.errors.Load(), s.latency.snapshot()})
+	}
+	return out
 }
 
 func memcachedOptions(u *url.URL) (timeout time.Duration, maxIdle int, err error) {
@@ -145,19 +250,19 @@ func checkMemcachedAddr(addr string) error {
 }
 
 // pick returns the server of a stored key.
-func (m *memcached) pick(name string) *memcachedServer {
-	if len(m.slots) == 1 {
-		return m.slots[0]
+func (f *memcachedFleet) pick(name string) *memcachedServer {
+	if len(f.slots) == 1 {
+		return f.slots[0]
 	}
 	// ServerList hashes 256 bytes at most; a stored key never has more than 250.
 	sum := crc32.ChecksumIEEE([]byte(name))
-	return m.slots[sum%uint32(len(m.slots))]
+	return f.slots[sum%uint32(len(f.slots))]
 }
 
 // Get implements Backend.
 func (m *memcached) Get(ctx context.Context, key attune.Key, buf []byte) (Record, error) {
 	name := memcachedKey(key)
-	s := m.pick(name)
+	s := m.fleet.Load().pick(name)
 	s.gets.Add(1)
 	var item *memcache.Item
 	err := s.call(ctx, func() (err error) {
@@ -178,11 +283,11 @@ func (m *memcached) Get(ctx context.Context, key attune.Key, buf []byte) (Record
 // GetMulti implements Batcher. It asks all servers at once, each in turn for
 // batches of keys. Equal keys share their value's memory.
 func (m *memcached) GetMulti(ctx context.Context, keys []attune.Key, recs []Record, errs []error) {
-	names := make([]string, len(keys))
-	wanted := make(map[*memcachedServer][]int, len(m.servers)) // indexes into keys
+	names, fleet := make([]string, len(keys)), m.fleet.Load()
+	wanted := make(map[*memcachedServer][]int, len(fleet.servers)) // indexes into keys
 	for i, key := range keys {
 		names[i] = memcachedKey(key)
-		s := m.pick(names[i])
+		s := fleet.pick(names[i])
 		wanted[s] = append(wanted[s], i)
 	}
 	var wg sync.WaitGroup
@@ -199,7 +304,7 @@ func (m *memcached) GetMulti(ctx context.Context, keys []attune.Key, recs []Reco
 // Put implements Backend.
 func (m *memcached) Put(ctx context.Context, key attune.Key, rec Record) error {
 	name := memcachedKey(key)
-	s := m.pick(name)
+	s := m.fleet.Load().pick(name)
 	s.puts.Add(1)
 
 	if len(rec.Value) >= Large {
@@ -221,7 +326,7 @@ func (m *memcached) Delete(ctx context.Context, key attune.Key) error {
 		return nil
 	}
 	name := memcachedKey(key)
-	s := m.pick(name)
+	s := m.fleet.Load().pick(name)
 	s.deletes.Add(1)
 	w := memcachedWrites.Get().(*memcachedWrite)
 	defer memcachedWrites.Put(w)
@@ -231,18 +336,16 @@ func (m *memcached) Delete(ctx context.Context, key attune.Key) error {
 
 // Close implements Backend.
 func (m *memcached) Close() error {
-	var errs []error
-	for _, s := range m.servers {
-		s.pipe.close()
-		errs = append(errs, s.client.Close())
+	for _, s := range m.fleet.Load().servers {
+		s.close()
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // Stats implements Statter. Servers are numbered from 0 in the order of the URL.
 func (m *memcached) Stats() []Stat {
 	var out []Stat
-	for i, s := range m.servers {
+	for i, s := range m.fleet.Load().servers {
 		out = s.appendStats(out, "server_"+strconv.Itoa(i)+"_")
 	}
 	return out

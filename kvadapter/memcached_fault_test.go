@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -222,23 +223,142 @@ func TestMemcachedHung(t *testing.T) {
 	if d := time.Since(start); d > 2*timeout+slack {
 		t.Errorf("100 calls took %v", d)
 	}
-	if mstat(t, b, "server_0_hung") != 1 || mstat(t, b, "server_1_hung") != 0 {
+	if mstat(t, b, "server_0_down") != 1 || mstat(t, b, "server_1_down") != 0 {
 		t.Errorf("stats do not tell who hangs: %v", b.(kvadapter.Statter).Stats())
 	}
 
 	hung.Resume()
-	for end := time.Now().Add(2*timeout + slack); ; time.Sleep(20 * time.Millisecond) {
-		if _, err := b.Get(t.Context(), mkey(stuck), nil); err == nil {
-			break
-		} else if time.Now().After(end) {
-			t.Fatalf("still fails: %v", err)
-		}
-	}
-	if mstat(t, b, "server_0_hung") != 0 {
-		t.Error("still counts as hung")
-	}
+	awaitUp(t, b, 0)
 	mustPut(t, b, stuck, mrec(3, "v"))
 	mustGet(t, b, stuck, mrec(3, "v"))
+}
+
+// awaitUp waits until a server that is up is known to be. A probe finds out.
+func awaitUp(t *testing.T, b kvadapter.Backend, server int) {
+	t.Helper()
+	for end := time.Now().Add(attunetest.Patience); mstat(t, b, fmt.Sprintf("server_%d_down", server)) != 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("still counts as down")
+		}
+	}
+}
+
+// TestMemcachedDown checks that a server that refuses connections is left alone but
+// for probes, is found when it is back, and that each change is told once.
+func TestMemcachedDown(t *testing.T) {
+	server, addr := startMemcached(t)
+	_, other := startMemcached(t)
+	servers := []string{addr, other}
+	b := openMemcached(t, addr+","+other, "?timeout=10s")
+	told := make(chan string, 100)
+	b.(kvadapter.Fleet).Watch(func(addr string, why error) { told <- fmt.Sprint(addr, ": ", why) })
+	key, fine := on(t, servers, 0, 1)[0], on(t, servers, 1, 1)[0]
+	for round := range 2 {
+		mustPut(t, b, key, mrec(1, "v"))
+		server.Kill()
+		for range 3 {
+			mustFail(t, b.Put(t.Context(), mkey(key), mrec(1, "v")), kvadapter.ErrUnavailable, addr)
+		}
+		dials, start := mstat(t, b, "server_0_dials"), time.Now()
+		for range 300 {
+			_, err := b.Get(t.Context(), mkey(key), nil)
+			mustFail(t, err, kvadapter.ErrUnavailable, addr, "connection refused", "trying again")
+			mustFail(t, b.Put(t.Context(), mkey(key), mrec(1, "v")), kvadapter.ErrUnavailable, addr, "connection refused")
+			mustPut(t, b, fine, mrec(1, "v"))
+		}
+		if n := mstat(t, b, "server_0_dials") - dials; n > 5+2*int64(time.Since(start)/(100*time.Millisecond)) {
+			t.Errorf("600 calls dialled %d times", n)
+		}
+		list := b.(kvadapter.Fleet).Servers()
+		if len(list) != 2 || list[0].Addr != addr || !list[0].Down || list[1].Down || list[0].Errors != int64(603*(round+1)) || list[1].Errors != 0 {
+			t.Errorf("%+v", list)
+		}
+		server.Start()
+		awaitUp(t, b, 0)
+		mustMiss(t, b, key)
+	}
+	var count uint64
+	for _, n := range b.(kvadapter.Fleet).Servers()[1].Latency.Buckets {
+		count += n
+	}
+	if count != 600 {
+		t.Errorf("%d calls of 600 are in the histogram", count)
+	}
+	for range 2 {
+		if line := <-told; !strings.HasPrefix(line, addr+": backend "+addr) {
+			t.Errorf("told %q, want that it is down", line)
+		}
+		if line := <-told; line != addr+": <nil>" {
+			t.Errorf("told %q, want that it is up", line)
+		}
+	}
+	if len(told) != 0 {
+		t.Errorf("told more: %q", <-told)
+	}
+}
+
+// TestMemcachedReconfigured takes servers in and out under load: no call fails, and
+// what is kept on a server that stays where it was is found.
+func TestMemcachedReconfigured(t *testing.T) {
+	_, one := startMemcached(t)
+	_, two := startMemcached(t)
+	_, three := startMemcached(t)
+	b := openMemcached(t, one+","+two, "?timeout=10s")
+	fleet := b.(kvadapter.Fleet)
+	told := make(chan string, 100)
+	fleet.Watch(func(addr string, why error) { told <- addr })
+
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	for g := range 8 {
+		wg.Go(func() {
+			value := strings.Repeat("x", g*10_000) // some are put alone
+			for i := 0; !stop.Load(); i++ {
+				key := mkey(fmt.Sprint(g, i%50))
+				if err := b.Put(t.Context(), key, mrec(1, value)); err != nil {
+					t.Error(err)
+					return
+				}
+				// It may be sought on another server by now.
+				if got, err := b.Get(t.Context(), key, nil); err != nil && !errors.Is(err, kvadapter.ErrNotFound) || err == nil && string(got.Value) != value {
+					t.Errorf("%d bytes, %v", len(got.Value), err)
+					return
+				}
+			}
+		})
+	}
+	for _, list := range []string{one + "," + two + "," + three, three, two + "?timeout=5s", one + "," + two + "?timeout=10s", one + "," + two + "?max_idle=3&timeout=10s"} {
+		time.Sleep(20 * time.Millisecond)
+		if err := fleet.Reconfigure("memcached://" + list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop.Store(true)
+	wg.Wait()
+	if n := len(fleet.Servers()); n != 2 {
+		t.Errorf("%d servers", n)
+	}
+	key := on(t, []string{one, two}, 0, 1)[0]
+	mustPut(t, b, key, mrec(9, "kept"))
+	for _, bad := range []string{"embedded", "memcached://", "memcached://cache1", "memcached://" + one + "?timout=1s"} {
+		if err := fleet.Reconfigure(bad); err == nil {
+			t.Errorf("%s: accepted", bad)
+		}
+		mustGet(t, b, key, mrec(9, "kept"))
+	}
+	// A server that was there before keeps its figures, and who watches hears of new ones.
+	puts := mstat(t, b, "server_0_puts")
+	gone := attunetest.FreeAddr(t)
+	if err := fleet.Reconfigure("memcached://" + one + "," + gone + "?max_idle=3&timeout=10s"); err != nil || mstat(t, b, "server_0_puts") != puts {
+		t.Errorf("%v; %d puts, were %d", err, mstat(t, b, "server_0_puts"), puts)
+	}
+	lost := on(t, []string{one, gone}, 1, 1)[0]
+	for range 3 {
+		mustFail(t, b.Put(t.Context(), mkey(lost), mrec(1, "v")), kvadapter.ErrUnavailable, gone)
+	}
+	if addr := <-told; addr != gone {
+		t.Errorf("told of %s", addr)
+	}
 }
 
 // TestMemcachedTrickle has a server answer a byte at a time: never silent, never

@@ -29,6 +29,7 @@ type memcachedPipe struct {
 	mu      sync.Mutex
 	queue   []*memcachedWrite // in the order they came
 	sending bool              // the first of queue sends, or somebody before it
+	retired bool              // no connection is kept
 
 	// What follows is used by who sends.
 	batch []*memcachedWrite
@@ -136,13 +137,24 @@ func (p *memcachedPipe) sendBatch() {
 	if p.sending = len(p.queue) > 0; p.sending {
 		p.queue[0].chosen = true
 		p.queue[0].turn <- true
+	} else if p.retired {
+		p.hangUp()
+	}
+}
+
+// retire closes the connection once nobody sends.
+func (p *memcachedPipe) retire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.retired = true; !p.sending {
+		p.hangUp()
 	}
 }
 
 // send gives each of the batch its outcome.
 func (p *memcachedPipe) send() {
 	s, start := p.server, time.Now()
-	err := s.refused()
+	err := s.refused(len(p.batch))
 	if err == nil {
 		rest := p.batch
 		for {
@@ -167,7 +179,7 @@ func (p *memcachedPipe) send() {
 func (p *memcachedPipe) exchange(batch []*memcachedWrite) (rest []*memcachedWrite, err error) {
 	defer func() {
 		if err != nil {
-			p.close()
+			p.hangUp()
 		}
 	}()
 	if p.nc == nil {
@@ -184,7 +196,7 @@ func (p *memcachedPipe) exchange(batch []*memcachedWrite) (rest []*memcachedWrit
 		return batch, err
 	}
 	if rest, err = p.server.readOutcomes(p.in, batch); err == nil && p.in.Buffered() > 0 {
-		p.close() // what else it says would be taken for the next answers
+		p.hangUp() // what else it says would be taken for the next answers
 	}
 	return rest, err
 }
@@ -208,8 +220,8 @@ func (p *memcachedPipe) connect() error {
 	return nil
 }
 
-// close closes the connection, if there is one. Nobody may be sending.
-func (p *memcachedPipe) close() {
+// hangUp closes the connection, if there is one.
+func (p *memcachedPipe) hangUp() {
 	if p.nc != nil {
 		_ = p.nc.Close() // nothing is left to be said on it
 		p.nc = nil
@@ -231,8 +243,10 @@ func (s *memcachedServer) readOutcomes(in *bufio.Reader, batch []*memcachedWrite
 			w.err = nil
 		case !w.deletes && answer == "SERVER_ERROR object too large for cache":
 			w.err = s.tooLarge()
+			s.errors.Add(1)
 		case !w.deletes && answer == "SERVER_ERROR out of memory storing object":
 			w.err = s.full()
+			s.errors.Add(1)
 		default:
 			return batch[i:], fmt.Errorf("it answered %.80q", line)
 		}

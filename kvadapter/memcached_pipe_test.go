@@ -126,6 +126,7 @@ func TestMemcachedRestartsUnderPuts(t *testing.T) {
 			}
 		}
 	}
+	awaitUp(t, b, 0)
 	for i, err := range together(t.Context(), b, 50, value) {
 		if err != nil {
 			t.Error(err)

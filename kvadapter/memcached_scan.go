@@ -45,8 +45,9 @@ func (m *memcached) Scan(ctx context.Context, fn func(key []byte, stamp Stamp, s
 
 func (m *memcached) scan(ctx context.Context, bound int, fn func(key []byte, stamp Stamp, size int) bool) error {
 	var failed error
-	for _, s := range m.servers {
-		more, err := m.scanServer(ctx, s, bound, fn)
+	fleet := m.fleet.Load()
+	for _, s := range fleet.servers {
+		more, err := fleet.scanServer(ctx, s, bound, fn)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -62,13 +63,13 @@ func (m *memcached) scan(ctx context.Context, bound int, fn func(key []byte, sta
 }
 
 // scanServer reports whether fn wants more.
-func (m *memcached) scanServer(ctx context.Context, s *memcachedServer, bound int, fn func(key []byte, stamp Stamp, size int) bool) (bool, error) {
+func (f *memcachedFleet) scanServer(ctx context.Context, s *memcachedServer, bound int, fn func(key []byte, stamp Stamp, size int) bool) (bool, error) {
 	list := memcachedList{bound: bound}
 	for {
 		if err := s.list(ctx, &list); err != nil {
 			return true, err
 		}
-		more, err := m.visit(ctx, s, &list, fn)
+		more, err := f.visit(ctx, s, &list, fn)
 		if !more || err != nil || !list.next() {
 			return more, err
 		}
@@ -77,13 +78,13 @@ func (m *memcached) scanServer(ctx context.Context, s *memcachedServer, bound in
 
 // visit fetches what is listed, and calls fn for each record. It reports whether
 // fn wants more.
-func (m *memcached) visit(ctx context.Context, s *memcachedServer, list *memcachedList, fn func(key []byte, stamp Stamp, size int) bool) (bool, error) {
+func (f *memcachedFleet) visit(ctx context.Context, s *memcachedServer, list *memcachedList, fn func(key []byte, stamp Stamp, size int) bool) (bool, error) {
 	for rest := list.entries; len(rest) > 0; {
 		var batch []string
 		for size := 0; len(rest) > 0 && len(batch) < memcachedBatch && size < memcachedListBytes; {
 			var entry []byte
 			entry, rest = cutListEntry(rest)
-			if name := string(entry[listHead:]); m.pick(name) == s {
+			if name := string(entry[listHead:]); f.pick(name) == s {
 				batch = append(batch, name)
 				size += int(binary.LittleEndian.Uint32(entry[1:]))
 			}
@@ -118,7 +119,7 @@ func (m *memcached) visit(ctx context.Context, s *memcachedServer, list *memcach
 // Items implements Counter.
 func (m *memcached) Items(ctx context.Context) (int64, error) {
 	var sum int64
-	for _, s := range m.servers {
+	for _, s := range m.fleet.Load().servers {
 		n := int64(-1)
 		err := s.ask(ctx, "stats", s.timeout, func(line []byte) (bool, error) {
 			if digits, ok := bytes.CutPrefix(line, []byte("STAT curr_items ")); ok {

@@ -13,11 +13,8 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 )
 
-// hungAfter is the timeouts in a row after which a server counts as hung.
-const hungAfter = 3
-
-// memcachedServer is one server: its client, what is known of its health, and
-// its figures.
+// memcachedServer is one server: its client, what is known of its health, and its
+// figures.
 type memcachedServer struct {
 	addr    string
 	timeout time.Duration
@@ -28,12 +25,10 @@ type memcachedServer struct {
 	// them a moment later, again and again.
 	busy chan struct{}
 
-	// A server that hangs (stopped, swapping, its host gone without a word) costs
-	// each caller the whole timeout. After hungAfter of them calls fail at once,
-	// but for one every two timeouts, which finds out whether it is back.
-	opened   time.Time    // the zero of nextTry: wall clocks jump
-	timeouts atomic.Int64 // since the last answer
-	nextTry  atomic.Int64 // nanoseconds after opened; binds while hung
+	health  memcachedHealth
+	latency memcachedLatency // of calls that were made
+	retired atomic.Bool      // no connection is kept
+
 	gets     atomic.Int64 // keys asked for
 	hits     atomic.Int64 // records found
 	foreign  atomic.Int64 // found, but no record of ours
@@ -43,7 +38,6 @@ type memcachedServer struct {
 	timedOut atomic.Int64 // calls that failed for want of an answer
 	retries  atomic.Int64 // calls repeated since an idle connection had died
 	dials    atomic.Int64 // connections tried
-	waited   atomic.Int64 // nanoseconds in calls
 }
 
 func newMemcachedServer(addr string, timeout time.Duration, maxIdle int) *memcachedServer {
@@ -51,13 +45,13 @@ func newMemcachedServer(addr string, timeout time.Duration, maxIdle int) *memcac
 		addr:    addr,
 		timeout: timeout,
 		busy:    make(chan struct{}, maxIdle),
-		opened:  time.Now(),
 	}
 	s.client = memcache.NewFromSelector(&memcachedAddr{addr})
 	s.client.Timeout = timeout
 	s.client.MaxIdleConns = maxIdle
 	s.client.DialContext = s.dial
 	s.pipe.server = s
+	s.health.closing, s.health.ask = make(chan struct{}), s.ping
 	return s
 }
 
@@ -94,7 +88,7 @@ func (s *memcachedServer) call(ctx context.Context, op func() error) error {
 		return err
 	}
 	defer func() { <-s.busy }()
-	if err := s.refused(); err != nil {
+	if err := s.refused(1); err != nil {
 		return err
 	}
 	err := op()
@@ -106,36 +100,57 @@ func (s *memcachedServer) call(ctx context.Context, op func() error) error {
 	return s.finish(start, 1, err)
 }
 
-// refused returns the error of calls that are not made, or nil: see mayTry.
-func (s *memcachedServer) refused() error {
-	if s.mayTry() {
+// refused returns the error of n calls that are not made since the server is down,
+// or nil.
+func (s *memcachedServer) refused(n int) error {
+	why := s.health.down.Load()
+	if why == nil {
 		return nil
 	}
-	s.errors.Add(1)
-	return s.unavailable(fmt.Sprintf("no answer within %v, %d times; trying again every %v", s.timeout, s.timeouts.Load(), 2*s.timeout))
+	s.errors.Add(int64(n))
+	return fmt.Errorf("%w; trying again every %v", *why, probeEvery)
 }
 
 // finish takes note of n calls that began together and came to err, and returns the
 // error of each.
 func (s *memcachedServer) finish(start time.Time, n int, err error) error {
-	s.waited.Add(int64(n) * int64(time.Since(start)))
+	s.latency.add(n, time.Since(start))
 	if noAnswer(err) {
-		s.timeouts.Add(int64(n))
 		s.timedOut.Add(int64(n))
-		// Connections to a host that is gone give no error, only silence: the
-		// next call should not find out on another one.
-		s.dropIdle()
-	} else if s.timeouts.Load() != 0 {
-		s.timeouts.Store(0)
 	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, memcache.ErrCacheMiss):
-		return ErrNotFound
+	// Connections to a host that is gone give no error, only silence: the next call
+	// should not find out on another one.
+	if noAnswer(err) || s.retired.Load() {
+		s.dropIdle()
+	}
+	if err == nil || errors.Is(err, memcache.ErrCacheMiss) {
+		s.health.answered()
+		if err != nil {
+			err = ErrNotFound
+		}
+		return err
 	}
 	s.errors.Add(int64(n))
-	return s.explain(err)
+	if err = s.explain(err); errors.Is(err, ErrUnavailable) {
+		s.health.failed(n, err)
+	} else {
+		s.health.answered()
+	}
+	return err
+}
+
+// ping asks the server whether it answers, on a new connection.
+func (s *memcachedServer) ping() error {
+	s.dropIdle()
+	return s.client.Ping()
+}
+
+// close releases the server: calls under way go on, and keep no connection.
+func (s *memcachedServer) close() {
+	s.health.close()
+	s.retired.Store(true)
+	s.pipe.retire()
+	s.dropIdle()
 }
 
 // acquire takes a token of busy.
@@ -156,15 +171,6 @@ func (s *memcachedServer) acquire(ctx context.Context) error {
 		s.errors.Add(1)
 		return s.unavailable(fmt.Sprintf("all %d connections busy for %v; raise max_idle if the server has time left", cap(s.busy), s.timeout))
 	}
-}
-
-// mayTry reports whether a call may be made: always, but when the server hangs.
-func (s *memcachedServer) mayTry() bool {
-	if s.timeouts.Load() < hungAfter {
-		return true
-	}
-	now, next := int64(time.Since(s.opened)), s.nextTry.Load()
-	return now >= next && s.nextTry.CompareAndSwap(next, now+2*int64(s.timeout))
 }
 
 // dropIdle closes the connections that no call is using. The client dials anew.
@@ -216,9 +222,9 @@ func (s *memcachedServer) record(item *memcache.Item) (Record, error) {
 }
 
 func (s *memcachedServer) appendStats(out []Stat, prefix string) []Stat {
-	hung := int64(0)
-	if s.timeouts.Load() >= hungAfter {
-		hung = 1
+	down := int64(0)
+	if s.health.down.Load() != nil {
+		down = 1
 	}
 	for _, stat := range []Stat{
 		{"gets", s.gets.Load()},
@@ -231,8 +237,8 @@ func (s *memcachedServer) appendStats(out []Stat, prefix string) []Stat {
 		{"retries", s.retries.Load()},
 		{"dials", s.dials.Load()},
 		{"busy", int64(len(s.busy))},
-		{"hung", hung},
-		{"wait_us", time.Duration(s.waited.Load()).Microseconds()},
+		{"down", down},
+		{"wait_us", time.Duration(s.latency.sum.Load()).Microseconds()},
 	} {
 		out = append(out, Stat{Name: prefix + stat.Name, Value: stat.Value})
 	}

@@ -25,7 +25,8 @@ import (
 type settings struct {
 	controller.Config
 	logLevel  zapcore.Level
-	logFormat string // auto, console or json
+	logFormat string            // auto, console or json
+	values    map[string]string // of every setting, as it was written
 }
 
 // setting is one thing an operator may choose. The same key is a flag, a line of
@@ -188,7 +189,7 @@ func addFlags(fs *pflag.FlagSet) {
 // load resolves every setting: flag before environment before file before
 // default. An error names the flag, variable, or file and line it is about.
 func load(fs *pflag.FlagSet, environ []string) (settings, error) {
-	s := settings{Config: controller.Default()}
+	s := settings{Config: controller.Default(), values: make(map[string]string)}
 	codecs := viper.NewCodecRegistry()
 	if err := codecs.RegisterCodec("ini", iniCodec{}); err != nil {
 		return s, err
@@ -221,7 +222,8 @@ func load(fs *pflag.FlagSet, environ []string) (settings, error) {
 		return s, err
 	}
 	for _, st := range allSettings {
-		if err := st.set(&s, strings.TrimSpace(v.GetString(st.key))); err != nil {
+		s.values[st.key] = strings.TrimSpace(v.GetString(st.key))
+		if err := st.set(&s, s.values[st.key]); err != nil {
 			return s, fmt.Errorf("%s: %w", source(st.key, fs, env, file, lines), err)
 		}
 	}

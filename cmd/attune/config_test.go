@@ -147,7 +147,7 @@ func TestEverySettingCanBeSetInThreeWays(t *testing.T) {
 }
 
 func clean(s settings) settings {
-	s.Config = bare(s.Config)
+	s.Config, s.values = bare(s.Config), nil
 	return s
 }
 

@@ -29,14 +29,19 @@ and the prefix ATTUNE_, an environment variable. A flag overrides the
 environment, which overrides the file, which overrides the default.
 
 SIGTERM or Ctrl-C drains: the controller accepts no more connections, answers
-what it received, and exits; a second signal exits at once.`,
+what it received, and exits; a second signal exits at once.
+
+SIGHUP reads the --config file again. The servers and options of a memcached
+backend and the log level change at once; for the others the log says that they
+take a restart.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := load(cmd.Flags(), os.Environ())
+			read := func() (settings, error) { return load(cmd.Flags(), os.Environ()) }
+			s, err := read()
 			if err != nil {
 				return err
 			}
-			return serve(s)
+			return serve(s, read)
 		},
 	}
 	addFlags(cmd.Flags())
@@ -48,10 +53,12 @@ what it received, and exits; a second signal exits at once.`,
 // its to the process and to its group, and so do terminals with a wrapper between.
 const sameSignal = 200 * time.Millisecond
 
-// serve runs a controller until it is told to stop.
-func serve(s settings) error {
+// serve runs a controller until it is told to stop. read reads the settings again.
+func serve(s settings, read func() (settings, error)) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	hangups := make(chan os.Signal, 1) // one that comes while one waits is the same
+	signal.Notify(hangups, syscall.SIGHUP)
 
 	level := zap.NewAtomicLevelAt(s.logLevel)
 	s.Log = newLogger(s.logFormat, level)
@@ -66,13 +73,18 @@ func serve(s settings) error {
 		return err
 	}
 	var failed error
-	select {
-	case sig := <-signals:
-		s.Log.Info("stopping; the same signal again exits at once", zap.Stringer("signal", sig))
-	case <-node.ShutdownAsked():
-		s.Log.Info("stopping; a client sent shutdown")
-	case failed = <-node.Fatal():
-		s.Log.Error("stopping; this controller cannot go on", zap.Error(failed))
+	for stopping := false; !stopping; {
+		stopping = true
+		select {
+		case <-hangups:
+			s, stopping = reload(node, s, read), false
+		case sig := <-signals:
+			s.Log.Info("stopping; the same signal again exits at once", zap.Stringer("signal", sig))
+		case <-node.ShutdownAsked():
+			s.Log.Info("stopping; a client sent shutdown")
+		case failed = <-node.Fatal():
+			s.Log.Error("stopping; this controller cannot go on", zap.Error(failed))
+		}
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- node.Close(context.Background()) }()

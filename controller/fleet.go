@@ -1,0 +1,57 @@
+package controller
+
+import (
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/attunekv/attune/kvadapter"
+)
+
+// watchFleet logs which server of a backend goes down and comes back: once each,
+// however many calls meet it.
+func (n *Node) watchFleet(backend kvadapter.Backend) {
+	fleet, ok := backend.(kvadapter.Fleet)
+	if !ok {
+		return
+	}
+	fleet.Watch(func(addr string, why error) {
+		if why != nil {
+			n.log.Warn("a server of the backend is down; its keys fail at once until it answers", zap.String("server", addr), zap.Error(why))
+		} else {
+			n.log.Info("a server of the backend is up again", zap.String("server", addr))
+		}
+	})
+}
+
+// fleetServers lists the servers of all backends.
+func (n *Node) fleetServers() (all []kvadapter.Server) {
+	for _, sh := range n.shards {
+		if fleet, ok := sh.backend.(kvadapter.Fleet); ok {
+			all = append(all, fleet.Servers()...)
+		}
+	}
+	return all
+}
+
+// Backend is the backend the node uses: that of its Config, or of the newest
+// Reconfigure.
+func (n *Node) Backend() string { return *n.backend.Load() }
+
+// Reconfigure goes over to other servers or options of the same kind of backend
+// while the node serves. Commands under way end where they began; values that are
+// sought on another server now are misses of this store, which the engine mends as
+// any other. On error nothing has changed: spec makes no sense, or takes a restart.
+func (n *Node) Reconfigure(spec string) error {
+	for _, sh := range n.shards { // they have one spec, so the first error is that of all
+		fleet, ok := sh.backend.(kvadapter.Fleet)
+		if !ok {
+			return fmt.Errorf("backend %s: another one takes a restart", n.Backend())
+		}
+		if err := fleet.Reconfigure(spec); err != nil {
+			return err
+		}
+	}
+	n.backend.Store(&spec)
+	return nil
+}
