@@ -101,14 +101,16 @@ func (r *Replica) Save(now, limit int64) (*Save, error) {
 	if !r.saving.CompareAndSwap(false, true) {
 		return nil, ErrSaving
 	}
+	for i := range sv.parts {
+		sv.parts[i] = part{save: sv, touched: make(map[attune.KeyHash]struct{})}
+	}
 	r.lockAll()
 	defer r.unlockAll()
 	sv.floor = r.floor.Load()
 	sv.indexed = r.items.Load()
 	for i := range r.segs {
 		s, p := &r.segs[i], &sv.parts[i]
-		*p = part{save: sv, pos: s.n, touched: make(map[attune.KeyHash]struct{})}
-		s.part = p
+		p.pos, s.part = s.n, p
 		// What is on its way to the store may arrive behind the back of a scan.
 		for h, st := range s.stage {
 			if e, _ := s.find(h); e != nil && !st.delete && st.rec.Stamp.Version == e.stored {

@@ -43,13 +43,14 @@ in memory or in memcached servers, at the consistency level you choose.
   attune serve                      start a controller on 127.0.0.1:8000
   attune cli                        talk to it
   attune show                       show its cluster
+  attune snapshot                   save all of its items, restore them
   attune bench                      measure it
   attune simulate                   how writes spread in a cluster of thousands`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newRecoverCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newRecoverCommand(), newVersionCommand())
 	return root
 }
 
