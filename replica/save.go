@@ -362,8 +362,8 @@ func (p *part) leave(s *segment, e *entry) {
 	if _, touched := p.touched[e.hash]; touched {
 		return
 	}
-	if _, i := s.find(e.hash); i >= p.pos {
-		return
+	if here, i := s.find(e.hash); here == nil || i >= p.pos {
+		return // given out; or unlinked already, and looked at before that
 	}
 	p.touch(e.hash)
 	if sv.gone(e) {

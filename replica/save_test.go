@@ -62,18 +62,32 @@ func do(t testing.TB, r *Replica, c attune.Change) {
 	}
 }
 
+// crowded are keys of the last two segments, which are so taken in several steps.
+var crowded = sync.OnceValue(func() (texts []string) {
+	r := Open(Options{Seed: 99})
+	for i := 0; len(texts) < 400; i++ {
+		if text := fmt.Sprint("key", i); r.Hash([]byte(text))[0]>>56 >= segments-2 {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+})
+
 // mutator changes a replica at random.
 type mutator struct {
 	t    testing.TB
 	r    *Replica
 	rnd  *rand.Rand
-	keys int
+	keys []string
 	ms   uint64
 }
 
 func (m *mutator) version() attune.Version { m.ms++; return at(m.ms, 0) }
 
-func (m *mutator) set(text string) {
+func (m *mutator) set(text string) { do(m.t, m.r, m.change(text)) }
+
+// change stores a new value.
+func (m *mutator) change(text string) attune.Change {
 	v := m.version()
 	c := attune.Change{Key: keyOf(m.r, text), Item: attune.Item{Version: v, Stored: v, CAS: uint64(v)}, Prior: attune.AnyVersion}
 	c.Item.Value = fmt.Appendf(nil, "%*s=%d", m.rnd.IntN(40), text, m.ms)
@@ -84,11 +98,11 @@ func (m *mutator) set(text string) {
 	if m.rnd.IntN(4) == 0 {
 		c.Item.Expires = since2020(int64(m.ms) + m.rnd.Int64N(500))
 	}
-	do(m.t, m.r, c)
+	return c
 }
 
 func (m *mutator) step() {
-	text := fmt.Sprint("key", m.rnd.IntN(m.keys))
+	text := m.keys[m.rnd.IntN(len(m.keys))]
 	cur := m.r.Peek(keyOf(m.r, text), false)
 	switch n := m.rnd.IntN(20); {
 	case n < 9:
@@ -119,8 +133,7 @@ func (m *mutator) step() {
 // content is what a client would read of all keys at now.
 func (m *mutator) content(now int64) map[string]attune.Item {
 	all := make(map[string]attune.Item)
-	for i := range m.keys {
-		text := fmt.Sprint("key", i)
+	for _, text := range m.keys {
 		it, err := m.r.Get(context.Background(), keyOf(m.r, text), nil, false)
 		if err != nil {
 			m.t.Fatal(err)
@@ -137,10 +150,23 @@ func (m *mutator) content(now int64) map[string]attune.Item {
 // What is saved is the moment, to the item, whatever changes while it is taken.
 func TestSaveIsOneMoment(t *testing.T) {
 	saveKinds(t, func(t *testing.T, open func() *Replica) {
-		for seed := range uint64(8) {
-			m := &mutator{t: t, r: open(), rnd: rand.New(rand.NewPCG(seed, 1)), keys: 300, ms: 1000}
-			for range 800 {
+		for seed := range uint64(4) {
+			m := &mutator{t: t, r: open(), rnd: rand.New(rand.NewPCG(seed, 1)), keys: crowded(), ms: 1000}
+			for range 1500 {
 				m.step()
+			}
+			if seed%2 == 1 {
+				m.r.Flush(at(m.ms-300, 0))
+			}
+			var unsettled []attune.Change // on their way to a store
+			for i := 0; m.r.memory == nil && i < 50; i++ {
+				c := m.change(m.keys[i])
+				if m.r.tombs {
+					_, _, _, _ = m.r.Merge(&c, false)
+				} else {
+					_, _ = m.r.Apply(&c)
+				}
+				unsettled = append(unsettled, c)
 			}
 			now := since2020(int64(m.ms))
 			want := m.content(now)
@@ -163,6 +189,15 @@ func TestSaveIsOneMoment(t *testing.T) {
 					t.Fatalf("seed %d: %s comes twice", seed, text)
 				}
 				got[text] = true
+				for _, c := range unsettled {
+					if err := m.r.Settle(t.Context(), &c); err != nil {
+						t.Fatal(err)
+					}
+				}
+				unsettled = nil
+				for i := 0; len(got) == 1 && i < len(m.keys); i += 3 {
+					do(t, m.r, deletion(m.r, m.keys[i], m.version()))
+				}
 				for range m.rnd.IntN(8) {
 					m.step()
 				}
@@ -253,9 +288,9 @@ func TestSaveWhileOthersWrite(t *testing.T) {
 
 func TestSaveEndsWhenItCannotGoOn(t *testing.T) {
 	saveKinds(t, func(t *testing.T, open func() *Replica) {
-		m := &mutator{t: t, r: open(), rnd: rand.New(rand.NewPCG(1, 1)), keys: 600, ms: 1000}
-		for i := range m.keys {
-			m.set(fmt.Sprint("key", i))
+		m := &mutator{t: t, r: open(), rnd: rand.New(rand.NewPCG(1, 1)), keys: crowded(), ms: 1000}
+		for _, text := range m.keys {
+			m.set(text)
 		}
 		each := func(limit int64, during func()) error {
 			sv, err := m.r.Save(0, limit)
@@ -301,11 +336,11 @@ func TestSaveEndsWhenItCannotGoOn(t *testing.T) {
 // Bytes that nobody has brought here yet are told of.
 func TestSaveTellsWhatIsMissing(t *testing.T) {
 	saveKinds(t, func(t *testing.T, open func() *Replica) {
-		m := &mutator{t: t, r: open(), rnd: rand.New(rand.NewPCG(1, 1)), keys: 10, ms: 1000}
-		for i := range m.keys {
-			m.set(fmt.Sprint("key", i))
+		m := &mutator{t: t, r: open(), rnd: rand.New(rand.NewPCG(1, 1)), keys: crowded()[:10], ms: 1000}
+		for _, text := range m.keys {
+			m.set(text)
 		}
-		if err := m.r.backend.Delete(t.Context(), keyOf(m.r, "key3")); err != nil {
+		if err := m.r.backend.Delete(t.Context(), keyOf(m.r, m.keys[3])); err != nil {
 			t.Fatal(err)
 		}
 		sv, err := m.r.Save(0, 1<<20)
