@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"consistency/gossip":  {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/disk", "consistency/gossip/sketch", "consistency/gossip/journal"},
 	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/disk", "consistency/ordered/raftlog"},
 	"consistency":         {"", "replica", "cluster", "consistency/disk", "consistency/repair", "consistency/gossip", "consistency/ordered"},
-	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster"},
+	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster", "internal/snapshot"},
 
 	"consistency/codec":           {""},
 	"consistency/repair":          {"", "kvadapter", "replica", "cluster"},
@@ -46,14 +46,15 @@ var allowed = map[string][]string{
 	"client/shell":            {"client"},
 	"internal/bench":          {},
 	"internal/prefetch":       {},
+	"internal/snapshot":       {},
 	"internal/attunetest":     {}, // for tests only
 
-	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench"},
+	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench", "internal/snapshot"},
 }
 
 // standardOnly are the packages that import nothing from outside the module and
 // the standard library.
-var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/attunetest"}
+var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/attunetest", "internal/snapshot"}
 
 // TestImportsGoDownOnly reads every file that is not a test, for any platform.
 func TestImportsGoDownOnly(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,11 +17,15 @@ import (
 )
 
 // adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /recover,
-// and /debug/pprof when asked for.
+// /snapshot, and /debug/pprof when asked for.
 type adminServer struct {
 	ln   net.Listener
 	http *http.Server
 	done chan struct{} // closed when Serve returned
+	// sending is held for reading by who sends a snapshot, as that needs the replica;
+	// it guards closed.
+	sending sync.RWMutex
+	closed  bool
 }
 
 func (n *Node) openAdmin(context.Context) error {
@@ -36,6 +41,11 @@ func (n *Node) openAdmin(context.Context) error {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
+	a := &adminServer{
+		ln:   ln,
+		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(n.log)},
+		done: make(chan struct{}),
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})
@@ -58,6 +68,13 @@ func (n *Node) openAdmin(context.Context) error {
 		}
 	}
 	mux.HandleFunc("GET /metrics", whenEngine(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+	mux.HandleFunc("GET /snapshot", whenEngine(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.sending.RLock()
+		defer a.sending.RUnlock()
+		if !a.closed { // else the connection is, too
+			n.serveSnapshot(w, r)
+		}
+	})))
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.
@@ -69,11 +86,6 @@ func (n *Node) openAdmin(context.Context) error {
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	}
-	a := &adminServer{
-		ln:   ln,
-		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(n.log)},
-		done: make(chan struct{}),
 	}
 	go func() {
 		defer close(a.done)
@@ -95,5 +107,8 @@ func (a *adminServer) close() error {
 		err = a.http.Close()
 	}
 	<-a.done
+	a.sending.Lock()
+	defer a.sending.Unlock()
+	a.closed = true
 	return err
 }

@@ -11,6 +11,7 @@
 //	output.go      replies gathered for one write
 //	counters.go    what sessions count; stats.go and metrics.go show it
 //	admin.go       HTTP: health, metrics, log level, profiles, recovery
+//	snapshot.go    all items of one moment, over HTTP
 //	cluster.go     the other controllers: peer port, members, forcing a new cluster
 //
 // One request through it: a loop (or a conn) reads what the socket holds to where

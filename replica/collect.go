@@ -108,6 +108,7 @@ func (r *Replica) walk(p *pass, n int, fn func(s *segment, e *entry, i uint32)) 
 // free gives the bytes of an expired or flushed item back, and keeps its entry.
 // It changes nothing that is replicated, so no Cut needs to know.
 func (r *Replica) free(s *segment, e *entry) {
+	s.leaves(e)
 	s.expire(e)
 	r.count(s, e, -1)
 	e.meta |= metaBare

@@ -59,6 +59,9 @@ func (sh *shadow) keep(p int, pg *page) {
 // save is called before the entry at position i changes in what is replicated,
 // or is replaced.
 func (s *segment) save(i uint32) {
+	if i < s.n {
+		s.leaves(s.at(i))
+	}
 	if s.shadow == nil || i >= s.shadow.n {
 		return
 	}

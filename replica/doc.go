@@ -19,6 +19,7 @@
 //	index.go    the index: 256 segments of dense pages
 //	cut.go      Cut: the index of one moment, written out while it changes
 //	install.go  Install: a peer's index in place of this one; Digest compares them
+//	save.go     Save: all items of one moment, taken while they change
 //	export.go   Export, Import, Restore: bytes from replica to replica
 //	stats.go    counters; scan.go lists items
 //

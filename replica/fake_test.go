@@ -50,6 +50,9 @@ func (s *store) Put(_ context.Context, key attune.Key, rec kvadapter.Record) err
 	}
 	s.used += int64(len(rec.Value))
 	if len(rec.Value) < kvadapter.Large {
+		if len(old.Value) >= kvadapter.Large {
+			old.Value = nil // readers may have it
+		}
 		rec.Value = append(old.Value[:0:cap(old.Value)], rec.Value...)
 	}
 	s.recs[key.Hash] = rec

@@ -167,6 +167,8 @@ type segment struct {
 
 	// shadow is what an open Cut still needs of this segment, or nil.
 	shadow *shadow
+	// part is what an open Save still wants of this segment, or nil.
+	part *part
 
 	// stage holds bytes on their way to a backend outside this process.
 	stage map[attune.KeyHash]*staged
@@ -220,11 +222,13 @@ func (s *segment) insert(h attune.KeyHash) *entry {
 	e := s.at(s.n - 1)
 	*e = entry{hash: h, next: s.heads[b]}
 	s.heads[b] = s.n
+	s.enters(h)
 	return e
 }
 
 // remove forgets the entry at position i.
 func (s *segment) remove(i uint32) {
+	s.moves(i)
 	*s.linkTo(i) = s.at(i).next
 	last := s.n - 1
 	if i != last {

@@ -262,6 +262,9 @@ func (r *Replica) swap(in *Prepared) {
 	defer r.unlockAll()
 	for i := range r.segs {
 		s, t := &r.segs[i], &in.segs[i]
+		if s.part != nil {
+			s.part.save.fail(ErrSaveReplaced)
+		}
 		if s.shadow != nil {
 			for p, pg := range s.pages {
 				s.shadow.keep(p, pg)

@@ -84,6 +84,7 @@ type Replica struct {
 	bare     atomic.Int64  // entries that have none
 	expiring atomic.Int64  // items with an expiry
 	cutting  atomic.Bool   // a Cut is open
+	saving   atomic.Bool   // a Save is
 
 	collected atomic.Uint64 // the cut: what is not above it and not here is dead
 	freed     atomic.Uint64 // the latest moment Free was told, an entry's time

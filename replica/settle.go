@@ -167,7 +167,11 @@ func (s *segment) wait(ctx context.Context, st *staged) {
 func (r *Replica) send(ctx context.Context, s *segment, st *staged) {
 	st.sending = true
 	version, rec, del := st.version, st.rec, st.delete
+	sv, old, wanted := s.owing(st)
 	s.mu.Unlock()
+	if wanted {
+		sv.rescue(ctx, st.key, old)
+	}
 	var err error
 	if del {
 		err = r.backend.Delete(ctx, st.key)

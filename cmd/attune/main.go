@@ -44,13 +44,14 @@ in memory or in memcached servers, at the consistency level you choose.
   attune cli                        talk to it
   attune show                       show its cluster
   attune ready                      say whether it serves its level
+  attune snapshot                   save all of its items, restore them
   attune bench                      measure it
   attune simulate                   how writes spread in a cluster of thousands`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newReadyCommand(), newRecoverCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newReadyCommand(), newRecoverCommand(), newVersionCommand())
 	return root
 }
 
