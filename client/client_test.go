@@ -326,8 +326,8 @@ func TestErrorLine(t *testing.T) {
 			if got, ok := ErrorLine(err); got != line || !ok {
 				t.Errorf("%d: got %q from %v, want %q", i, got, err, line)
 			}
-			if readAgain(err) {
-				t.Errorf("%d: an answer would be asked for again: %v", i, err)
+			if server := strings.HasPrefix(line, "SERVER_ERROR"); readAgain(err) != server || refused(err) {
+				t.Errorf("%d: after %v a read would be asked for again: %v, and a write: %v", i, err, readAgain(err), refused(err))
 			}
 		}
 	}

@@ -41,8 +41,9 @@
 //     clock skew: nothing was done, so any operation, but for Raw, was sent to the
 //     others too, once to each, and this is what the last one says.
 //   - a line for which ErrorLine reports another SERVER_ERROR: as with LostError, a
-//     write may or may not have happened. The controller stays the current one,
-//     as it is alive and can explain itself.
+//     write may or may not have happened, and a read was sent to the others too. After
+//     a write the controller stays the current one, as it is alive and can explain
+//     itself.
 //
 // So a controller that is stopped in order costs no operation: until it closes a
 // connection it refuses what comes late, instead of leaving it unanswered.

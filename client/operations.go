@@ -8,14 +8,14 @@ import (
 )
 
 // Get returns the item of a key, or memcache.ErrCacheMiss. If the connection is
-// lost it asks the other controllers before giving up with a LostError.
+// lost, or the controller answers SERVER_ERROR, it asks the others before giving up.
 func (c *Client) Get(key string) (item *memcache.Item, err error) {
 	err = c.try(readAgain, func() error { item, err = c.Client.Get(key); return err })
 	return item, err
 }
 
-// GetMulti returns the items found, by key. If the connection is lost it asks
-// the other controllers before giving up with a LostError.
+// GetMulti returns the items found, by key. If the connection is lost, or
+// the controller answers SERVER_ERROR, it asks the others before giving up.
 func (c *Client) GetMulti(keys []string) (items map[string]*memcache.Item, err error) {
 	err = c.try(readAgain, func() error { items, err = c.Client.GetMulti(keys); return err })
 	return items, err
@@ -101,10 +101,13 @@ func (c *Client) try(again func(error) bool, op func() error) error {
 	for tries := len(c.controllers.addrs); ; tries-- {
 		at := c.controllers.current.Load()
 		err := op()
-		if refused(err) {
+		if !again(err) {
+			return err
+		}
+		if _, answered := ErrorLine(err); answered { // else conn has left it
 			c.controllers.failed(at)
 		}
-		if tries <= 1 || !again(err) {
+		if tries <= 1 {
 			return err
 		}
 	}
@@ -126,12 +129,14 @@ func refused(err error) bool {
 
 var refusals = []string{"SERVER_ERROR not ready", "SERVER_ERROR no quorum", "SERVER_ERROR clock skew"}
 
-// readAgain reports whether a read that failed with err may be sent again. A lost
-// connection leaves open whether the request was executed, which for a read is all
-// the same. Not ErrUnreachable: all controllers were tried. Writes are repeated only
-// if they were refused (GetAndTouch is one): what is known not to have been sent was
-// already sent elsewhere by connect.
+// readAgain reports whether a read that failed with err may be sent again: if the
+// connection was lost, or the controller could not serve it, for its memcached is
+// away, say. Whether the request was executed is all the same for a read. Not
+// ErrUnreachable: all controllers were tried. Writes are repeated only if they were
+// refused (GetAndTouch is one): what is known not to have been sent was already sent
+// elsewhere by connect.
 func readAgain(err error) bool {
 	var lost *LostError
-	return errors.As(err, &lost) || refused(err)
+	line, _ := ErrorLine(err)
+	return errors.As(err, &lost) || strings.HasPrefix(line, "SERVER_ERROR")
 }

@@ -150,7 +150,11 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 			it, err := e.replica.Get(e.ctx, w.key, nil, false)
 			switch {
 			case errors.Is(err, replica.ErrGone) && it.Stored == w.item.Stored:
-				f.value, _, err = e.fetcher.Fetch(e.ctx, w.key, it)
+				var sure bool
+				f.value, sure, err = e.fetcher.Fetch(e.ctx, w.key, it)
+				if err == nil && f.value == nil && !sure {
+					err = errSilent
+				}
 				f.gone = err == nil && f.value == nil
 			case errors.Is(err, replica.ErrGone):
 				err = nil // it has changed: it will be looked for again
@@ -169,9 +173,10 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 func (e *Engine) stageChange(ch attune.Change) { e.stage.Add(ch) }
 
 // Recover finds the bytes of an item that this replica has in its index and not
-// in its store: at a peer, of exactly that version. If no peer that can be reached
-// has them, the item is evicted, by the log and so everywhere: the miss that
-// c.Res[0] is then holds for all. It always answers later.
+// in its store: at a peer, of exactly that version. If all peers that are alive say
+// that they do not have them, the item is evicted, by the log and so everywhere: the
+// miss that c.Res[0] is then holds for all. While one does not answer, the call fails.
+// It always answers later.
 func (e *Engine) Recover(c *attune.Call, key attune.Key, item attune.Item) bool {
 	key.Text = append([]byte(nil), key.Text...)
 	e.tasks.Go(func() {
@@ -186,13 +191,16 @@ const recoverTries = 5
 
 func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attune.Item, error) {
 	for range recoverTries {
-		value, _, err := e.fetcher.Fetch(e.ctx, key, item)
+		value, sure, err := e.fetcher.Fetch(e.ctx, key, item)
 		if err != nil {
 			return attune.Item{}, err
 		}
 		if value != nil {
 			item.Value = value
 			return item, nil
+		}
+		if !sure {
+			return attune.Item{}, errSilent
 		}
 		done := make(chan struct{})
 		evict := &attune.Call{Ctx: c.Ctx, Deadline: c.Deadline, Done: func() { close(done) }}

@@ -20,6 +20,8 @@ var (
 	errBusy = errors.New("busy: too many writes are waiting, try again")
 	// errNotReady: nothing was done.
 	errNotReady = errors.New("not ready: this controller is not a full member of its cluster yet")
+	// errSilent: nothing was done.
+	errSilent = errors.New("the value is lost here, and a controller that may have it does not answer; try again")
 	// errClosed: this controller stops.
 	errClosed = errors.New("controller is stopping")
 )

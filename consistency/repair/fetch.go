@@ -38,7 +38,8 @@ func NewFetcher(c *cluster.Cluster, r *replica.Replica, peers func() []cluster.M
 
 // Fetch asks the others for the bytes of exactly one version, and keeps them here.
 // Nil and no error: none of those that can be reached has them; sure says that all
-// who are believed to be alive said so. Errors: the cause of ctx.
+// who are believed to be alive said so. One that is slow, or whose store is not
+// there, may have them. Errors: the cause of ctx.
 func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (value []byte, sure bool, err error) {
 	sure = true
 	body := binary.LittleEndian.AppendUint64(nil, uint64(it.Stored))
@@ -62,7 +63,8 @@ func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (va
 	return nil, sure, context.Cause(ctx)
 }
 
-// serve answers Fetch: a byte and the value, or nothing.
+// serve answers Fetch: a byte and the value, or nothing. It is an error that the
+// store here does not tell.
 func (f *Fetcher) serve(ctx context.Context, _ uint64, body []byte) ([]byte, error) {
 	if len(body) < 9 {
 		return nil, errRequest
@@ -70,6 +72,9 @@ func (f *Fetcher) serve(ctx context.Context, _ uint64, body []byte) ([]byte, err
 	key := attune.Key{Text: body[8:], Hash: f.replica.Hash(body[8:])}
 	answer := make([]byte, 1, 4<<10)
 	it, err := f.replica.Get(ctx, key, answer[1:], false)
+	if err != nil && !errors.Is(err, replica.ErrGone) {
+		return nil, err
+	}
 	if err != nil || it.Version == 0 || uint64(it.Stored) != binary.LittleEndian.Uint64(body) {
 		return nil, nil
 	}
