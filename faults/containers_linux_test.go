@@ -17,25 +17,46 @@ import (
 	"github.com/attunekv/attune/internal/attunetest/history"
 )
 
-// TestContainers starts the cluster of docker-compose.yml, each time at another
-// level, and breaks it as people do who run containers. Its clients know all
-// controllers.
+// TestContainers starts the cluster of docker-compose.yml and breaks it as people do
+// who run containers. Its clients know all controllers. Those that are stopped in
+// order, and memcacheds that come back empty, cost no client anything; those that
+// are killed, or cut off, at most the writes that were under way there.
 func TestContainers(t *testing.T) {
 	images := buildImages(t)
-	for _, run := range []struct {
-		level string
-		data  bool
-	}{{linearizable, false}, {eventual, false}, {sequential, true}, {causal, true}, {linearizable, true}}[:pick(2, 5)] {
-		t.Run(run.level+map[bool]string{true: " with data"}[run.data], func(t *testing.T) {
-			f := startFleet(t, images, run.level, run.data)
-			f.upgrade()
-			f.replaceMemcached("memcached2")
-			f.killed("attune3")
-			f.paused("attune1")
-			f.unplugged("attune2")
+	upgraded := func(f *fleet) {
+		f.upgrade()
+		f.replaceMemcached("memcached2")
+	}
+	broken := func(f *fleet) {
+		f.killed("attune3")
+		f.paused("attune1")
+		f.unplugged("attune2")
+	}
+	both := func(f *fleet) {
+		for range 3 {
+			upgraded(f)
+			broken(f)
+		}
+	}
+	voyages := []voyage{{linearizable, false, upgraded}, {eventual, false, broken}}
+	if long {
+		voyages = []voyage{{linearizable, false, both}, {sequential, true, both}, {causal, true, both}, {eventual, false, both}}
+	}
+	for i, v := range voyages {
+		t.Run(fmt.Sprint(i, " ", v.level), func(t *testing.T) {
+			t.Parallel()
+			f := startFleet(t, images, i, v)
+			v.faults(f)
 			f.finish()
 		})
 	}
+}
+
+// voyage is what happens to a fleet.
+type voyage struct {
+	level  string
+	data   bool // log and state are in volumes
+	faults func(f *fleet)
 }
 
 // images are what a fleet is started from.
@@ -175,7 +196,7 @@ func composeCommand() ([]string, error) {
 // tags of its own, and clients that use it all the time.
 type fleet struct {
 	*stage
-	level   string
+	voyage
 	project string
 	host    string // a loopback address that is nobody else's
 	version string // the tag that services are started with
@@ -184,17 +205,17 @@ type fleet struct {
 	users   *users
 }
 
-func startFleet(t *testing.T, im images, level string, data bool) *fleet {
+func startFleet(t *testing.T, im images, i int, v voyage) *fleet {
 	t.Helper()
 	f := &fleet{
-		level:   level,
-		project: fmt.Sprintf("attune-test-%d", os.Getpid()),
+		voyage:  v,
+		project: fmt.Sprintf("attune-test-%d-%d", os.Getpid(), i),
 		host:    fmt.Sprintf("127.%d.%d.%d", 64+rand.IntN(128), rand.IntN(256), 1+rand.IntN(254)),
 		version: im.versions[0],
 		images:  im,
 		files:   []string{"-f", "../docker-compose.yml"},
 	}
-	if data {
+	if v.data {
 		f.files = append(f.files, "-f", "../docker-compose.data.yml")
 	}
 	f.stage = &stage{Cluster: new(attunetest.Cluster), t: t}
@@ -235,7 +256,8 @@ func (f *fleet) compose(args ...string) string {
 
 func (f *fleet) container(service string) string {
 	f.t.Helper()
-	return f.compose("ps", "-q", service)
+	const label = "label=com.docker.compose."
+	return docker(f.t, "ps", "-aq", "--filter", label+"project="+f.project, "--filter", label+"service="+service)
 }
 
 func (f *fleet) inspect(id, format string) string {
@@ -342,7 +364,7 @@ func (f *fleet) killed(service string) {
 
 // lost notes the end of a controller.
 func (f *fleet) lost(service string) {
-	f.losses = append(f.losses, loss{node: service, at: f.users.now()})
+	f.losses = append(f.losses, loss{node: service, at: f.users.now(), kept: f.data})
 }
 
 // paused stops a controller for a while that is longer than everybody's patience.
@@ -365,23 +387,16 @@ func (f *fleet) unplugged(service string) {
 		docker(f.t, "network", "disconnect", network, id)
 		pause(f.t, 4*time.Second)
 		docker(f.t, "network", "connect", "--alias", service, network, id)
-		if n := f.Node(service); !f.waitReady(n) {
-			return
-		}
+		n := f.Node(service)
+		attunetest.Eventually(f.t, service+" is ready", func() bool { return n.Ready() == nil })
 		f.healthy(service)
 	})
-}
-
-// waitReady waits until a controller answers, and that it is ready.
-func (f *fleet) waitReady(n *attunetest.Controller) bool {
-	f.t.Helper()
-	attunetest.Eventually(f.t, n.Name+" is ready", func() bool { return n.Ready() == nil })
-	return true
 }
 
 // finish ends the clients, and checks what they saw.
 func (f *fleet) finish() {
 	f.t.Helper()
+	f.healthy("attune1", "attune2", "attune3")
 	h, sets := f.users.stop()
 	f.t.Logf("%d commands, %d of them answered; %d unique sets", len(h), h.Answered(), len(sets))
 	report := func(err error) {
