@@ -200,6 +200,7 @@ type fleet struct {
 	project string
 	host    string // a loopback address that is nobody else's
 	version string // the tag that services are started with
+	next    string // the one they are upgraded to
 	images  images
 	files   []string
 	users   *users
@@ -212,6 +213,7 @@ func startFleet(t *testing.T, im images, i int, v voyage) *fleet {
 		project: fmt.Sprintf("attune-test-%d-%d", os.Getpid(), i),
 		host:    fmt.Sprintf("127.%d.%d.%d", 64+rand.IntN(128), rand.IntN(256), 1+rand.IntN(254)),
 		version: im.versions[0],
+		next:    im.versions[1],
 		images:  im,
 		files:   []string{"-f", "../docker-compose.yml"},
 	}
@@ -313,7 +315,7 @@ func none(failure) bool { return false }
 // upgrade gives the controllers another image, one after the other. Nobody notices.
 func (f *fleet) upgrade() {
 	f.t.Helper()
-	f.version = f.images.versions[1]
+	f.version, f.next = f.next, f.version
 	for _, n := range f.Nodes {
 		f.phase("upgrade of "+n.Name, none, func() {
 			f.compose("up", "-d", "--no-deps", n.Name)
@@ -350,21 +352,21 @@ func (f *fleet) killed(service string) {
 			f.t.Errorf("process of %s: %d, %v", service, pid, err)
 			return
 		}
-		f.lost(service)
+		restarts, err := strconv.Atoi(f.inspect(id, "{{.RestartCount}}"))
+		if err != nil {
+			f.t.Error(err)
+			return
+		}
+		f.losses = append(f.losses, loss{node: service, at: f.users.now(), kept: f.data})
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil { // docker kill would keep it down
 			f.t.Error(err)
 			return
 		}
 		attunetest.Eventually(f.t, service+" is started again", func() bool {
 			time.Sleep(50 * time.Millisecond)
-			return f.inspect(id, "{{.RestartCount}} {{.State.Health.Status}}") == "1 healthy"
+			return f.inspect(id, "{{.RestartCount}} {{.State.Health.Status}}") == fmt.Sprint(restarts+1, " healthy")
 		})
 	})
-}
-
-// lost notes the end of a controller.
-func (f *fleet) lost(service string) {
-	f.losses = append(f.losses, loss{node: service, at: f.users.now(), kept: f.data})
 }
 
 // paused stops a controller for a while that is longer than everybody's patience.
@@ -393,7 +395,8 @@ func (f *fleet) unplugged(service string) {
 	})
 }
 
-// finish ends the clients, and checks what they saw.
+// finish ends the clients, and checks what they saw, and that what was acknowledged is
+// there, on all controllers.
 func (f *fleet) finish() {
 	f.t.Helper()
 	f.healthy("attune1", "attune2", "attune3")
@@ -408,8 +411,8 @@ func (f *fleet) finish() {
 	if leaderless(f.level) {
 		f.rec = f.users.rec
 		rules := history.Rules{MayLose: f.mayLose}
-		f.agree(sets.Keys())
-		sv := f.agree(h.Keys())
+		f.surveyOf(f.Nodes, sets.Keys())
+		sv := f.surveyOf(f.Nodes, h.Keys())
 		if f.level == causal {
 			report(history.Causal(h, rules))
 		} else {
@@ -427,7 +430,7 @@ func (f *fleet) finish() {
 		report(history.Sequential(h, history.ByClient))
 		if f.level == linearizable {
 			report(history.FreshReads(h))
-			report(history.Linearizable(h, time.Minute, f.t.TempDir()))
+			report(history.Linearizable(h, time.Minute, os.TempDir()))
 		}
 	}
 	f.kept(sets)
