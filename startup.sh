@@ -81,6 +81,7 @@ memcached_of_docker() {
 		return 1
 	fi
 	local names="memcached1 memcached2 memcached3"
+	export PUBLISH=127.0.0.1 # where the controllers look for them
 	# Containers that are there already are not ours to stop.
 	[ -n "$($compose ps -q $names 2>/dev/null)" ] || echo "$compose" >$run/compose
 	if ! $compose up -d $names >$run/compose.log 2>&1; then

@@ -49,7 +49,10 @@ for file in $run/memcached-*.pid; do
 	stop "$(basename "$file" .pid)"
 done
 if [ -f $run/compose ]; then
-	$(cat $run/compose) rm -sf memcached1 memcached2 memcached3 >>$run/compose.log 2>&1
+	compose=$(cat $run/compose)
+	network=$(docker inspect -f '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}' "$($compose ps -q memcached1)" 2>/dev/null || true)
+	$compose rm -sf memcached1 memcached2 memcached3 >>$run/compose.log 2>&1
+	docker network rm "$network" >>$run/compose.log 2>&1 || true # others may use it
 	echo "memcached containers stopped"
 	rm -f $run/compose
 fi

@@ -82,39 +82,6 @@ func (c *Client) Controller() string {
 	return c.controllers.addrs[c.controllers.current.Load()]
 }
 
-// Get returns the item of a key, or memcache.ErrCacheMiss. If the connection is
-// lost it asks the other controllers before giving up with a LostError.
-func (c *Client) Get(key string) (item *memcache.Item, err error) {
-	err = c.read(func() error { item, err = c.Client.Get(key); return err })
-	return item, err
-}
-
-// GetMulti returns the items found, by key. If the connection is lost it asks
-// the other controllers before giving up with a LostError.
-func (c *Client) GetMulti(keys []string) (items map[string]*memcache.Item, err error) {
-	err = c.read(func() error { items, err = c.Client.GetMulti(keys); return err })
-	return items, err
-}
-
-// read runs a read until it is answered, at most once per controller.
-func (c *Client) read(op func() error) error {
-	for tries := len(c.controllers.addrs); ; tries-- {
-		if err := op(); tries <= 1 || !repeatable(err) {
-			return err
-		}
-	}
-}
-
-// repeatable reports whether a read that failed with err may be sent again. A
-// lost connection leaves open whether the request was executed, which for a read
-// is all the same. Not ErrUnreachable: all controllers were tried. Not an answer,
-// SERVER_ERROR included. Writes are never repeated (GetAndTouch is one): what is
-// known not to have been sent was already sent elsewhere by connect.
-func repeatable(err error) bool {
-	var lost *LostError
-	return errors.As(err, &lost)
-}
-
 // Close closes the idle connections. The Client may still be used.
 func (c *Client) Close() error {
 	c.keep(nil)

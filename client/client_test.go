@@ -114,6 +114,42 @@ func TestLostWriteIsNotRepeated(t *testing.T) {
 	}
 }
 
+// A controller that refuses has done nothing, so that anything is sent to another
+// one, once to each.
+func TestRefusedIsSentElsewhere(t *testing.T) {
+	for _, line := range refusals {
+		a, b := memtest.Serve(t, ""), memtest.Serve(t, "")
+		a.Answer(func(string) string { return line + ": why" })
+		c := open(t, a.Addr, b.Addr)
+		must(t, set(c, "n", "1"))
+		at(t, c, b)
+
+		b.Answer(func(string) string { return line + ": why" })
+		before := a.Seen() + b.Seen()
+		_, get := c.Get("n")
+		if asked := a.Seen() + b.Seen() - before; asked != 2 {
+			t.Errorf("%s: a get was sent %d times to two controllers", line, asked)
+		}
+		_, multi := c.GetMulti([]string{"n"})
+		_, gat := c.GetAndTouch("n", 1)
+		_, incr := c.Increment("n", 1)
+		_, decr := c.Decrement("n", 1)
+		item := &memcache.Item{Key: "n"}
+		all := []error{
+			get, multi, gat, incr, decr, set(c, "n", "2"), c.Add(item), c.Replace(item), c.Append(item), c.Prepend(item),
+			c.CompareAndSwap(item), c.Touch("n", 1), c.Delete("n"), c.DeleteAll(), c.FlushAll(),
+		}
+		for i, err := range all {
+			if got, ok := ErrorLine(err); got != line+": why" || !ok {
+				t.Errorf("%d: got %q from %v, want %q", i, got, err, line)
+			}
+		}
+		a.Answer(nil)
+		must(t, set(c, "n", "3"))
+		at(t, c, a)
+	}
+}
+
 func TestRestartWhileIdleCostsNothing(t *testing.T) {
 	a, b := memtest.Serve(t, ""), memtest.Serve(t, "")
 	c := open(t, a.Addr, b.Addr)
@@ -260,7 +296,7 @@ func TestRaw(t *testing.T) {
 		t.Fatalf("got %v, want the context's cause", err)
 	}
 	at(t, c, a)
-	if err := c.Raw(t.Context(), []byte("mg k v\r\n"), collect("")); repeatable(err) == false {
+	if err := c.Raw(t.Context(), []byte("mg k v\r\n"), collect("")); readAgain(err) == false {
 		t.Fatalf("got %v, want a LostError", err)
 	}
 }
@@ -281,7 +317,7 @@ func TestRawDropsWhatWasNotRead(t *testing.T) {
 func TestErrorLine(t *testing.T) {
 	a := memtest.Serve(t, "")
 	c := open(t, a.Addr)
-	for _, line := range []string{"SERVER_ERROR no \"quorum\"", "CLIENT_ERROR bad", "ERROR"} {
+	for _, line := range []string{"SERVER_ERROR \"outcome\" unknown", "CLIENT_ERROR bad", "ERROR"} {
 		a.Answer(func(string) string { return line })
 		_, get := c.Get("k")
 		_, incr := c.Increment("k", 1)
@@ -290,8 +326,8 @@ func TestErrorLine(t *testing.T) {
 			if got, ok := ErrorLine(err); got != line || !ok {
 				t.Errorf("%d: got %q from %v, want %q", i, got, err, line)
 			}
-			if repeatable(err) {
-				t.Errorf("%d: an answer would be asked for again: %v", i, err)
+			if server := strings.HasPrefix(line, "SERVER_ERROR"); readAgain(err) != server || refused(err) {
+				t.Errorf("%d: after %v a read would be asked for again: %v, and a write: %v", i, err, readAgain(err), refused(err))
 			}
 		}
 	}

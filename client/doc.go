@@ -12,7 +12,7 @@
 //
 // # Parts
 //
-//   - [Client] embeds *memcache.Client, and repeats reads that are safe to repeat.
+//   - [Client] embeds *memcache.Client, and repeats what is safe to repeat.
 //   - controllers is gomemcache's ServerSelector and the one address it sees. It
 //     knows which controller is the current one.
 //   - conn is one pooled connection. It is bound to a controller per request, not
@@ -24,7 +24,7 @@
 // # When a controller fails
 //
 // The first controller given is used until a dial, a read or a write fails or
-// takes longer than Timeout. Then the next one in the list is, and after the last
+// takes longer than Timeout, or the controller refuses to serve. Then the next one in the list is, and after the last
 // the first again. Nobody returns to a controller only because it is back: a
 // client that does so moves twice for every restart. List the nearest controller
 // first; processes that should share the load list them in different orders.
@@ -37,9 +37,16 @@
 //     under way. A write may or may not have happened, and is never repeated: a
 //     second incr would count twice. Get and GetMulti are repeated, at most once
 //     per controller.
-//   - a line for which [ErrorLine] reports SERVER_ERROR: as with LostError, a
-//     write may or may not have happened. The controller stays the current one,
-//     as it is alive and can explain itself.
+//   - a line for which [ErrorLine] reports SERVER_ERROR not ready, no quorum or
+//     clock skew: nothing was done, so any operation, but for Raw, was sent to the
+//     others too, once to each, and this is what the last one says.
+//   - a line for which ErrorLine reports another SERVER_ERROR: as with LostError, a
+//     write may or may not have happened, and a read was sent to the others too. After
+//     a write the controller stays the current one, as it is alive and can explain
+//     itself.
+//
+// So a controller that is stopped in order costs no operation: until it closes a
+// connection it refuses what comes late, instead of leaving it unanswered.
 //
 // # One request
 //

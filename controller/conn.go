@@ -8,13 +8,8 @@ import (
 	"time"
 )
 
-const (
-	// firstRead is how much a connection reads before it takes a workspace.
-	firstRead = 2 << 10
-	// lastRead is how long a drain waits for bytes under way to a session that is
-	// owed nothing.
-	lastRead = 10 * time.Millisecond
-)
+// firstRead is how much a connection reads before it takes a workspace.
+const firstRead = 2 << 10
 
 // serveConn moves a session's bytes on a goroutine of its own. It is how a
 // connection is served where a command waits in place (a store across the
@@ -26,9 +21,14 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 	defer s.abandon()
 	// What an idle connection waits with, so as not to hold a workspace.
 	var first [firstRead]byte
-	for last := false; !last || !s.idle(); {
+	for last := false; ; {
+		if last && s.idle() && !s.leaving {
+			s.leave(time.Now())
+		}
 		last = n.draining.Load()
 		switch d := n.cfg.IdleTimeout; {
+		case s.leaving && s.idle():
+			c.SetReadDeadline(s.until)
 		case last && s.idle():
 			// What already reached the socket is still answered.
 			c.SetReadDeadline(time.Now().Add(lastRead))
@@ -61,7 +61,11 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 			continue
 		}
 		// A drain wakes readers by a deadline: see wakeConns.
-		if !errors.Is(err, os.ErrDeadlineExceeded) || !n.draining.Load() || last && time.Now().After(n.drainDeadline()) {
+		now := time.Now()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !n.draining.Load() || last && now.After(n.drainDeadline()) {
+			return
+		}
+		if s.leaving && s.idle() && !now.Before(s.until) {
 			return
 		}
 	}

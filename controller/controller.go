@@ -370,10 +370,23 @@ func (n *Node) AdminAddr() string {
 // ShutdownAsked is closed when a client stopped the node with `shutdown`.
 func (n *Node) ShutdownAsked() <-chan struct{} { return n.stop }
 
+const (
+	// lastRead is how long a drain waits for bytes under way to a session that is
+	// owed nothing.
+	lastRead = 10 * time.Millisecond
+	// lastCall is how long after that a session refuses commands before it is
+	// closed. A connection that is just closed leaves a client that has sent a
+	// command at that moment in doubt about it.
+	lastCall = 200 * time.Millisecond
+)
+
+// errLeaving: nothing was done.
+var errLeaving = errors.New("not ready: this controller is stopping")
+
 // Close drains the node, within DrainTimeout and until ctx ends: it accepts no
-// more connections, finishes the commands it received, closes sessions as they
-// fall idle, then stops engine, backend and admin. The error tells what was cut
-// short.
+// more connections, finishes the commands it received, refuses the next one of
+// each session that falls idle and closes it, then stops engine, backend and
+// admin. The error tells what was cut short.
 func (n *Node) Close(ctx context.Context) error {
 	n.drainUntil.Store(time.Now().Add(n.cfg.DrainTimeout).UnixNano())
 	n.draining.Store(true)

@@ -11,7 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -196,6 +199,52 @@ func TestCloseAnswersWhatItReceived(t *testing.T) {
 		busy.end()
 		if err := <-closed; err != nil {
 			t.Errorf("close: %v", err)
+		}
+	})
+}
+
+// No client is left in doubt about a command by a node that drains: each one is
+// carried out and answered, or refused.
+func TestDrainAnswersOrRefuses(t *testing.T) {
+	eachDriver(t, func(t *testing.T, cfg Config) {
+		cfg.DrainTimeout = patience
+		n := start(t, cfg)
+		dial(t, n).ask("set n 0 0 1\r\n0\r\n", "STORED\r\n")
+		var done, most atomic.Uint64
+		var clients sync.WaitGroup
+		for range 16 {
+			c := dial(t, n)
+			clients.Go(func() {
+				before, began := time.Now(), time.Now()
+				for ; ; before, began = began, time.Now() {
+					_, err := io.WriteString(c, "incr n 1\r\n")
+					line := ""
+					if err == nil {
+						line, err = c.r.ReadString('\n')
+					}
+					number, isNumber := strconv.ParseUint(strings.TrimSpace(line), 10, 64)
+					switch {
+					case isNumber == nil:
+						done.Add(1)
+						for old := most.Load(); number > old && !most.CompareAndSwap(old, number); old = most.Load() {
+						}
+						continue
+					case strings.HasPrefix(line, "SERVER_ERROR not ready"):
+					case err != nil && time.Since(before) > lastCall/2: // this machine is busy, and it was late
+					default:
+						t.Errorf("incr: %q, %v", line, err)
+					}
+					return
+				}
+			})
+		}
+		attunetest.Eventually(t, "they count", func() bool { return done.Load() > 100 })
+		if err := n.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		clients.Wait()
+		if done.Load() != most.Load() {
+			t.Errorf("%d increments were answered, and made %d", done.Load(), most.Load())
 		}
 	})
 }

@@ -251,14 +251,14 @@ func (l *loop) sweep() (over bool) {
 		case lc.parked: // it is the engine that is slow, and that has a deadline
 		case idle > 0 && l.now.Sub(lc.active) > idle:
 			l.close(lc)
-		case draining && lc.s.idle():
+		case !draining || !lc.s.idle():
+		case !lc.s.leaving:
 			// What already reached the socket is still answered.
-			if !l.read(lc) {
-				continue
+			if l.read(lc) && lc.s.idle() {
+				lc.s.leave(l.now)
 			}
-			if lc.s.idle() {
-				l.close(lc)
-			}
+		case l.now.After(lc.s.until):
+			l.close(lc)
 		}
 	}
 	if !draining {

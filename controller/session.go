@@ -105,6 +105,11 @@ type session struct {
 
 	failed  bool // the current text read was answered with an error
 	closing bool
+	// leaving refuses commands: the node drains, and what came before is answered.
+	// A session that has refused one is closed, as is one that is still idle at
+	// until.
+	leaving, refused bool
+	until            time.Time
 	// detached streams a long answer, with wantDetach.
 	detached func(emit func(line []byte) error) error
 	tally    tally
@@ -151,6 +156,9 @@ func (s *session) idle() bool {
 	return s.start == s.end && s.big == nil && s.n == 0 && s.skip == 0 && s.out.empty()
 }
 
+// leave has an idle session refuse what comes from now on.
+func (s *session) leave(now time.Time) { s.leaving, s.until = true, now.Add(lastCall) }
+
 // release gives the workspace back if there is nothing in it.
 func (s *session) release() {
 	if s.work != nil && s.start == s.end && s.big == nil && s.n == 0 && s.out.size == 0 {
@@ -183,6 +191,9 @@ func (s *session) step(now time.Time) want {
 			s.closing = true
 		}
 		if s.n == 0 && !more && err == nil {
+			if s.refused && s.start == s.end && s.big == nil && s.skip == 0 {
+				return wantClose
+			}
 			return wantInput
 		}
 	}
@@ -277,6 +288,9 @@ func (s *session) run() want {
 			// The command was answered with an error: its other keys are moot.
 		case s.failed && (r.Kind == protocol.End || r.Undo):
 			s.failed = false
+		case r.Kind == protocol.Op && s.leaving:
+			s.refused = true
+			s.tell(r, &attune.Result{Status: attune.Failed, Err: errLeaving})
 		case r.Kind == protocol.Op && isRead(&r.Op):
 			if s.read(r); s.asked != askedNothing {
 				return wantAnswer

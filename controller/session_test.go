@@ -108,6 +108,47 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// A session that leaves refuses all it is sent, to the end, and closes.
+func TestLeavingSessionRefuses(t *testing.T) {
+	const refusal = "SERVER_ERROR not ready: this controller is stopping\r\n"
+	large := strings.Repeat("v", 100_000)
+	for _, c := range []struct{ name, in, reply string }{
+		{"set", "set k 0 0 1\r\n1\r\n", refusal},
+		{"meta", "ms k 1\r\n1\r\nmg k v\r\n", refusal + refusal},
+		{"read", "get k l m\r\n", refusal},
+		{"pipeline", strings.Repeat("incr n 1\r\n", 3*batchSize), strings.Repeat(refusal, 3*batchSize)},
+		{"large", "set k 0 0 100000\r\n" + large + "\r\n", refusal},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, testConfig())
+			b.feed("set k 0 0 3\r\nold\r\nset n 0 0 1\r\n0\r\n")
+			b.s.leave(b.now)
+			var out []byte
+			w := wantInput
+			for in := c.in; len(in) > 0; {
+				n := copy(b.s.space(), in)
+				in = in[n:]
+				b.s.received(n)
+				if w = b.s.step(b.now); w == wantClose && len(in) > 0 {
+					t.Fatalf("it closes with %d bytes to come", len(in))
+				}
+				for _, seg := range b.s.out.take() {
+					out = append(out, seg...)
+				}
+				b.s.out.release()
+			}
+			if string(out) != c.reply || w != wantClose {
+				t.Errorf("%.200q, then %d; want %.200q, then %d", out, w, c.reply, wantClose)
+			}
+			b.s = newSession(b.s.node, new(counters))
+			b.feed("get k n\r\n")
+			if want := "VALUE k 0 3\r\nold\r\nVALUE n 0 1\r\n0\r\nEND\r\n"; string(b.out) != want {
+				t.Errorf("afterwards there is %q, want %q", b.out, want)
+			}
+		})
+	}
+}
+
 func BenchmarkSession(b *testing.B) {
 	for _, depth := range []int{1, 16} {
 		for _, r := range requests() {

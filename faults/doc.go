@@ -17,6 +17,10 @@
 // own: one that is an hour off, or steps, is a matter of the simulations in
 // consistency/gossip.
 //
+// TestContainers is apart from the matrix: the cluster of docker-compose.yml, upgraded
+// under load and broken, with clients that know all controllers. It needs a Docker
+// Engine, docker-compose and memcached, and no registry.
+//
 // go test runs the short matrix, about two minutes of it. With ATTUNE_FAULTS=long in
 // the environment all rows run, for longer and at more levels; so does
 //

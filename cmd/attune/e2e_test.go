@@ -275,6 +275,10 @@ func TestAdmin(t *testing.T) {
 		}
 	}
 
+	if out, errs, code := run(t, "", "ready", "--admin", p.admin); out != "ready\n" || code != 0 {
+		t.Errorf("attune ready: exit %d, %q, %q", code, out, errs)
+	}
+
 	// While it drains it lives and is not ready.
 	c := dial(t, "tcp", p.addr)
 	c.send("mn\r\nset half 0 0 1\r\n")
@@ -284,6 +288,10 @@ func TestAdmin(t *testing.T) {
 		status, body := request("GET", "/readyz", "")
 		return status == 503 && body == "draining\n"
 	})
+	t.Setenv("ATTUNE_ADMIN", p.admin)
+	if out, errs, code := run(t, "", "ready"); code != 1 || out != "" || errs != "attune: "+p.admin+" is not ready: draining\n" {
+		t.Errorf("attune ready of a draining controller: exit %d, %q, %q", code, out, errs)
+	}
 	if status, _ := request("GET", "/healthz", ""); status != 200 {
 		t.Errorf("/healthz of a draining controller: %d", status)
 	}
@@ -291,6 +299,9 @@ func TestAdmin(t *testing.T) {
 	c.expect("STORED\r\n")
 	if code := p.wait(t); code != 0 {
 		t.Errorf("exit %d:\n%s", code, p.logged())
+	}
+	if out, errs, code := run(t, "", "ready"); code != 1 || !strings.Contains(errs, p.admin) {
+		t.Errorf("attune ready of nobody: exit %d, %q, %q", code, out, errs)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/disk"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
@@ -402,6 +403,48 @@ func TestLostBytes(t *testing.T) {
 	for _, m := range all {
 		m.want("k", "")
 		m.want("n", "")
+	}
+	g.equal()
+}
+
+// Bytes that one replica has lost are not given up while another that may have them
+// does not tell, because it or its store is slow.
+func TestLostBytesOfASilentPeer(t *testing.T) {
+	const callFetch = 3 * cluster.MinKind
+	g := newGroup(t, 3, false)
+	g.members[0].do(g.members[0].op(attune.Set, "n", "7"))
+	var leader *member
+	for _, m := range g.members {
+		m.want("n", "7")
+		if m.Status().Role == "leader" {
+			leader = m
+		}
+	}
+	if leader == nil {
+		t.Fatal("nobody leads")
+	}
+	if err := leader.backend.Delete(context.Background(), leader.key("n")); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range g.members {
+		m.cluster.HandleCall(callFetch, func(context.Context, uint64, []byte) ([]byte, error) {
+			return nil, errors.New("the store is not there")
+		})
+	}
+	if it, err := leader.get("n"); !errors.Is(err, repair.ErrSilent) {
+		t.Errorf("a get of bytes that others may have: %+v, %v", it, err)
+	}
+	for _, op := range []attune.Op{leader.op(attune.Incr, "n", ""), leader.op(attune.Append, "n", "x")} {
+		if res := leader.do(op); res[0].Status != attune.Failed {
+			t.Errorf("%v of bytes that others may have: %+v", op.Verb, res[0])
+		}
+	}
+	for _, m := range g.members {
+		repair.NewFetcher(m.cluster, m.replica, m.stage, m.peers) // it answers again
+	}
+	leader.want("n", "7")
+	if res := leader.do(leader.op(attune.Incr, "n", "")); res[0].Number != 8 {
+		t.Errorf("incr afterwards: %+v", res[0])
 	}
 	g.equal()
 }
