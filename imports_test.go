@@ -23,7 +23,7 @@ var allowed = map[string][]string{
 	"": {}, // the words: everything may import them, they import nothing
 
 	"protocol":            {""},
-	"kvadapter":           {"", "internal/prefetch"},
+	"kvadapter":           {"", "internal/prefetch", "internal/room"},
 	"kvadapter/storetest": {"", "kvadapter"},
 	"replica":             {"", "kvadapter", "internal/prefetch"},
 	"cluster":             {}, // it carries frames, and does not know what is in them
@@ -44,6 +44,7 @@ var allowed = map[string][]string{
 	"client/shell":            {"client"},
 	"internal/bench":          {},
 	"internal/prefetch":       {},
+	"internal/room":           {},
 	"internal/attunetest":     {}, // for tests only
 
 	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench"},

@@ -74,7 +74,8 @@ type Memory interface {
 	Prefetch(key attune.Key)
 }
 
-// Loader is a Memory that finds a record without its key's text, and returns it.
+// Loader is a Backend that finds a record without its key's text, and returns it.
+// It answers at once, or as soon as a disk of this machine does.
 type Loader interface {
 	// Load returns the text and the record that were put under a hash, one after
 	// the other in buf, growing it if it must; a Value of Large or more may be the
@@ -107,4 +108,12 @@ type Stat struct {
 // Statter is a Backend that has figures to show.
 type Statter interface {
 	Stats() []Stat
+}
+
+// Syncer is a Backend whose records outlive the process: it is in one machine with
+// the controller, and serves it alone.
+type Syncer interface {
+	// Sync returns when everything that was put or deleted before it was called
+	// survives loss of power. Errors: ErrUnavailable, the cause of ctx.
+	Sync(ctx context.Context) error
 }
