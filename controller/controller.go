@@ -130,7 +130,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 }
 
 func (n *Node) openShard(ctx context.Context) error {
-	backend, err := kvadapter.Open(n.cfg.Backend)
+	backend, err := kvadapter.Open(n.cfg.Backend, kvadapter.Log(n.log))
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (n *Node) openShard(ctx context.Context) error {
 		MaxItem:     n.cfg.MaxItemSize,
 		OpenCluster: n.openCluster,
 		Expect:      n.cfg.Expect,
-		DataDir:     n.cfg.DataDir,
+		DataDir:     n.cfg.dataDir(),
 		Sync:        n.cfg.Sync,
 		WriteAcks:   n.cfg.WriteAcks, MaxSkew: n.cfg.MaxSkew, TombstoneMaxAge: n.cfg.TombstoneMaxAge,
 		Log: n.log,

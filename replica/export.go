@@ -46,7 +46,7 @@ func (r *Replica) Export(ctx context.Context, w io.Writer) error {
 		head   = make([]byte, 0, 13+maxKey)
 		value  []byte
 	)
-	err := r.Scan(ctx, func(text []byte, _ attune.Item) bool {
+	one := func(text []byte, _ attune.Item) bool {
 		var it attune.Item
 		it, failed = r.Get(ctx, attune.Key{Text: text, Hash: r.Hash(text)}, value, false)
 		if errors.Is(failed, ErrGone) || errors.Is(failed, ErrBusy) || failed == nil && it.Version == 0 {
@@ -71,7 +71,13 @@ func (r *Replica) Export(ctx context.Context, w io.Writer) error {
 		}
 		n++
 		return failed == nil
-	})
+	}
+	// What leaves the stage meanwhile the backend has when it is scanned.
+	r.eachStaged(one)
+	err := failed
+	if err == nil {
+		err = r.Scan(ctx, one)
+	}
 	if err == nil {
 		err = failed
 	}
@@ -84,6 +90,27 @@ func (r *Replica) Export(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	return buffer.Flush()
+}
+
+// eachStaged calls fn for the keys that have bytes on their way to the backend,
+// with no lock held, until it returns false.
+func (r *Replica) eachStaged(fn func(text []byte, _ attune.Item) bool) {
+	for i := range r.segs {
+		s := &r.segs[i]
+		var texts [][]byte
+		s.mu.Lock()
+		for _, st := range s.stage {
+			if !st.delete && st.key.Text != nil {
+				texts = append(texts, st.key.Text) // it is never modified
+			}
+		}
+		s.mu.Unlock()
+		for _, text := range texts {
+			if !fn(text, attune.Item{}) {
+				return
+			}
+		}
+	}
 }
 
 // Import reads what [Replica.Export] wrote and keeps, as Restore does, those

@@ -68,6 +68,7 @@ type Replica struct {
 	gen     uint32
 	seed    uint64
 	tombs   bool // Options.Tombstones
+	durable durable
 
 	// start and began are one moment, so that the clock below is monotonic.
 	start time.Time
@@ -101,6 +102,7 @@ func Open(o Options) *Replica {
 	}
 	r.began = max(r.start.UnixMilli(), epoch)
 	r.memory, _ = o.Backend.(kvadapter.Memory)
+	r.durable.init(o.Backend)
 	total := int64(unsafe.Sizeof(*r))
 	for i := range r.segs {
 		s := &r.segs[i]

@@ -50,6 +50,8 @@ func (s *segment) own(key attune.Key) *staged {
 	if st == nil {
 		st = &staged{key: attune.Key{Hash: key.Hash, Text: append([]byte(nil), key.Text...)}}
 		s.stage[key.Hash] = st
+	} else if st.key.Text == nil {
+		st.key.Text = append(st.key.Text, key.Text...) // the first went by the hash
 	}
 	st.owners++
 	return st

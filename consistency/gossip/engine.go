@@ -180,6 +180,7 @@ func (e *Engine) Close() error {
 		if e.core != nil {
 			e.leave()
 			e.cancel(errClosed)
+			e.stage.GiveUp()
 		}
 		close(e.stop)
 	})

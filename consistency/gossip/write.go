@@ -210,7 +210,7 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 		// after it.
 		return false
 	}
-	if err == nil {
+	if err == nil && (e.core == nil || !e.core.logged()) {
 		err = e.replica.Settle(ctx, c)
 	}
 	switch {

@@ -379,6 +379,7 @@ func (e *Engine) Close() error {
 
 func (e *Engine) end() {
 	e.cancel(errClosed)
+	e.stage.GiveUp()
 	close(e.stop)
 }
 

@@ -64,6 +64,9 @@ func (e *Engine) abandon() error {
 	if e.cluster != nil {
 		errs = append(errs, e.cluster.Close())
 	}
+	if e.stage != nil {
+		e.stage.Close()
+	}
 	if e.store != nil {
 		errs = append(errs, e.store.Close())
 	}
@@ -127,6 +130,9 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.loops.Add(1)
 	go e.run()
 	e.tasks.Go(e.join)
+	if e.replica.Durable() {
+		e.tasks.Go(e.reclaim)
+	}
 	return nil
 }
 
