@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"consistency/gossip":  {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/gossip/sketch", "consistency/gossip/journal"},
 	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/ordered/raftlog"},
 	"consistency":         {"", "replica", "cluster", "consistency/gossip", "consistency/gossip/journal", "consistency/ordered", "consistency/ordered/raftlog"},
-	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster"},
+	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster", "internal/room"},
 
 	"consistency/codec":           {""},
 	"consistency/repair":          {"", "replica", "cluster"},

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -101,6 +102,40 @@ func TestRow05PebbleHasWhatTheLogForgot(t *testing.T) {
 				}
 			}
 			attunetest.Eventually(t, "what expires does", func() bool { return !strings.Contains(s.say(n, "get short"), "VALUE") })
+		})
+	}
+}
+
+// A disk that fills up costs writes, and only as long as it is full.
+func TestRow20DiskWithoutRoom(t *testing.T) {
+	for _, level := range []string{eventual, sequential} {
+		t.Run(level, func(t *testing.T) {
+			if level == sequential {
+				onlyLong(t)
+			}
+			disk := attunetest.SmallDisk(t, 256<<20)
+			s := start(t, attunetest.ClusterOptions{Level: level, Nodes: 1, Args: []string{"--backend", "pebble://" + disk + "/attune"}})
+			n := s.Nodes[0]
+			values := s.fill(n, "kept", 100)
+			filler := filepath.Join(disk, "filler")
+			if err := os.WriteFile(filler, make([]byte, 200<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			attunetest.Eventually(t, "writes are refused", func() bool {
+				answer := s.say(n, "set more 0 0 1", "x")
+				return strings.HasPrefix(answer, "SERVER_ERROR") && strings.Contains(answer, "disk is full")
+			})
+			s.reads(n, values)
+			if out := s.do(n, history.Op{Kind: history.Delete, Key: "kept-3"}); out.Status != history.Deleted {
+				t.Errorf("delete, which makes room: %v", out)
+			}
+			delete(values, "kept-3")
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			attunetest.Eventually(t, "writes are accepted", func() bool { return s.say(n, "set more 0 0 1", "x") == "STORED" })
+			s.restartAll()
+			s.reads(n, values)
 		})
 	}
 }

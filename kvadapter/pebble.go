@@ -163,7 +163,7 @@ func openPebble(o pebbleOptions, log *zap.Logger) (*pebbleStore, error) {
 
 func startPebble(o pebbleOptions, log *zap.Logger) (*pebbleStore, error) {
 	s := &pebbleStore{
-		dir: o.dir, log: log.Named("pebble"), room: room.New(uint64(o.reserve), o.dir),
+		dir: o.dir, log: log.Named("pebble"), room: room.New(uint64(o.reserve), func(error) {}, o.dir),
 		closing: make(chan struct{}), damages: make(chan damage, 1), mended: make(chan struct{}),
 	}
 	opts := &pebble.Options{

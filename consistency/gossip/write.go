@@ -93,6 +93,12 @@ func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *s
 		*res = attune.Result{Status: attune.Failed, Err: errSkewed}
 		return
 	}
+	if e.o.Full != nil && op.Verb != attune.Delete {
+		if err := e.o.Full(); err != nil {
+			*res = attune.Result{Status: attune.Failed, Err: err}
+			return
+		}
+	}
 	for {
 		if ctx.Err() != nil {
 			// Not begun is better than begun and given up: that costs the item.

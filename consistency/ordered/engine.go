@@ -44,6 +44,8 @@ type Options struct {
 	// controller that restarts is a new member.
 	DataDir string
 	Sync    raftlog.Sync
+	// Full is why the disks have no room for more, if they have not; nil: never.
+	Full func() error
 	// OpenCluster opens the peer port for a member with this Raft id.
 	OpenCluster func(id uint64) (*cluster.Cluster, error)
 	// OpenReplica makes the shard's copy on this node: with the generation and seed

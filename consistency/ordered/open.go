@@ -92,7 +92,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.core = &core{
 		id: e.ident.ID, name: e.o.Name, expect: max(e.o.Expect, 1), maxItem: e.o.MaxItem, log: e.log,
 		store: e.store, world: e, ctx: e.ctx, durable: e.o.DataDir != "",
-		syncs: e.o.Sync == raftlog.Always, logBudget: defaultLogBudget,
+		syncs: e.o.Sync == raftlog.Always, full: e.o.Full, logBudget: defaultLogBudget,
 	}
 	e.handle()
 	founded := false

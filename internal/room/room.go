@@ -29,6 +29,7 @@ var ErrFull = errors.New("disk is full")
 type Watch struct {
 	dirs    []string
 	reserve uint64
+	told    func(err error) // of run alone, after New
 	full    atomic.Pointer[error]
 	stop    chan struct{}
 	once    sync.Once
@@ -36,9 +37,10 @@ type Watch struct {
 }
 
 // New begins to watch directories, which must be there. reserve is the bytes to be
-// left free on the file system of each. It must be closed.
-func New(reserve uint64, dirs ...string) *Watch {
-	w := &Watch{dirs: dirs, reserve: reserve, stop: make(chan struct{})}
+// left free on the file system of each. told is called when Err begins to be an error,
+// and when it is none any more. It must be closed.
+func New(reserve uint64, told func(err error), dirs ...string) *Watch {
+	w := &Watch{dirs: dirs, reserve: reserve, told: told, stop: make(chan struct{})}
 	w.look()
 	w.running.Go(w.run)
 	return w
@@ -82,8 +84,12 @@ func (w *Watch) look() {
 		}
 		err = fmt.Errorf("%w: %s has %s left, and writes need %s: make room there", ErrFull, dir,
 			humanize.IBytes(u.AvailBytes), humanize.IBytes(w.reserve))
-		w.full.Store(&err)
+		if w.full.Swap(&err) == nil {
+			w.told(err)
+		}
 		return
 	}
-	w.full.Store(nil)
+	if w.full.Swap(nil) != nil {
+		w.told(nil)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -17,13 +18,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestRoomIsToldOf(t *testing.T) {
 	dir := t.TempDir()
-	enough := room.New(1, dir)
+	enough := room.New(1, func(error) {}, dir)
 	defer enough.Close()
 	if err := enough.Err(); err != nil {
 		t.Errorf("with a byte to reserve: %v", err)
 	}
 	other := t.TempDir()
-	full := room.New(1<<60, other)
+	full := room.New(1<<60, func(error) {}, other)
 	defer full.Close()
 	if err := full.Err(); !errors.Is(err, room.ErrFull) || !strings.Contains(err.Error(), other) {
 		t.Errorf("with an exbibyte to reserve: %v, want ErrFull and %s", err, other)
@@ -34,7 +35,8 @@ func TestRoomIsToldOf(t *testing.T) {
 // TestRoomComesBack is on a small file system of its own.
 func TestRoomComesBack(t *testing.T) {
 	dir := attunetest.SmallDisk(t, 16<<20)
-	w := room.New(8<<20, dir)
+	var told atomic.Int64
+	w := room.New(8<<20, func(error) { told.Add(1) }, dir)
 	defer w.Close()
 	if err := w.Err(); err != nil {
 		t.Fatal(err)
@@ -48,4 +50,5 @@ func TestRoomComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	attunetest.Eventually(t, "it is told that there is room", func() bool { return w.Err() == nil })
+	attunetest.Eventually(t, "both are told", func() bool { return told.Load() == 2 })
 }
