@@ -126,7 +126,7 @@ func (r *Replica) Reclaim(ctx context.Context, settled func(context.Context) err
 			}
 		case <-again.C:
 			if d.missed.Swap(false) {
-				if err := r.sweepStore(ctx, settled); err != nil {
+				if err := r.SweepStore(ctx, settled); err != nil {
 					return err
 				}
 			}
@@ -137,8 +137,8 @@ func (r *Replica) Reclaim(ctx context.Context, settled func(context.Context) err
 	}
 }
 
-// sweepStore looks at all that the store has.
-func (r *Replica) sweepStore(ctx context.Context, settled func(context.Context) error) error {
+// SweepStore is one look of Reclaim at all that the store has.
+func (r *Replica) SweepStore(ctx context.Context, settled func(context.Context) error) error {
 	scanner, ok := r.backend.(kvadapter.Scanner)
 	if !ok {
 		return nil
