@@ -23,14 +23,14 @@ var allowed = map[string][]string{
 	"": {}, // the words: everything may import them, they import nothing
 
 	"protocol":            {""},
-	"kvadapter":           {"", "internal/prefetch"},
+	"kvadapter":           {"", "internal/prefetch", "internal/room"},
 	"kvadapter/storetest": {"", "kvadapter"},
 	"replica":             {"", "kvadapter", "internal/prefetch"},
 	"cluster":             {}, // it carries frames, and does not know what is in them
 	"consistency/gossip":  {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/disk", "consistency/gossip/sketch", "consistency/gossip/journal"},
 	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/disk", "consistency/ordered/raftlog"},
 	"consistency":         {"", "replica", "cluster", "consistency/disk", "consistency/repair", "consistency/gossip", "consistency/ordered"},
-	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster", "internal/snapshot"},
+	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster", "internal/room", "internal/snapshot"},
 
 	"consistency/codec":           {""},
 	"consistency/repair":          {"", "kvadapter", "replica", "cluster"},
@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"internal/bench":          {},
 	"internal/prefetch":       {},
 	"internal/snapshot":       {},
+	"internal/room":           {},
 	"internal/attunetest":     {}, // for tests only
 
 	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench", "internal/snapshot"},

@@ -40,6 +40,10 @@ type Options struct {
 	// DataDir keeps the log and the state, as Sync says: os or always. Empty: a
 	// controller that restarts is a new member, and is filled by the others.
 	DataDir, Sync string
+	// Full says why nothing more may be written to the disks of this controller; nil
+	// that there is room, or that it writes to none. Deletions are carried out all the
+	// same.
+	Full func() error
 	// WriteAcks, MaxSkew and TombstoneMaxAge are for causal and eventual: see
 	// gossip.Options.
 	WriteAcks       int
@@ -103,7 +107,7 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 		}
 		e, err := ordered.Open(ctx, ordered.Options{
 			Sequential: level == Sequential, Name: o.Node, Expect: o.Expect, MaxItem: o.MaxItem, RepairRate: o.RepairRate,
-			DataDir: o.DataDir, Sync: sync, OpenReplica: o.OpenReplica, Log: o.Log,
+			DataDir: o.DataDir, Sync: sync, Full: o.Full, OpenReplica: o.OpenReplica, Log: o.Log,
 			OpenCluster: func(id uint64) (*cluster.Cluster, error) { return o.OpenCluster(id, kindOrdered) },
 		})
 		if err != nil {
@@ -114,7 +118,7 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 		g := gossip.Options{
 			OpenReplica: o.OpenReplica, Node: o.Node, MaxItem: o.MaxItem, RepairRate: o.RepairRate, Causal: level == Causal,
 			WriteAcks: o.WriteAcks, MaxSkew: o.MaxSkew, TombstoneMaxAge: o.TombstoneMaxAge,
-			DataDir: o.DataDir, Timeout: ErrTimeout, Log: o.Log,
+			DataDir: o.DataDir, Full: o.Full, Timeout: ErrTimeout, Log: o.Log,
 		}
 		if o.DataDir != "" {
 			var err error

@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"net"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/attunekv/attune/consistency"
+	"github.com/attunekv/attune/kvadapter"
 )
 
 // wireVersion is what clients are told to `version`: three bare numbers, which
@@ -186,10 +188,20 @@ func (c *Config) Validate() error {
 }
 
 // Alone reports whether this controller has no cluster: at the levels causal and
-// eventual, one that neither expects others nor is to find them. It opens no peer
-// port, and causal is then what eventual is.
+// eventual, one that neither expects others nor is to find them, and keeps nothing
+// on disk. It opens no peer port, and causal is then what eventual is.
 func (c *Config) Alone() bool {
-	return c.Level >= consistency.Causal && c.Expect <= 1 && len(c.Join) == 0
+	return c.Level >= consistency.Causal && c.Expect <= 1 && len(c.Join) == 0 && c.dataDir() == ""
+}
+
+// dataDir is DataDir or, if bytes are kept in a directory of this machine and
+// nothing is said about the rest, one beside them: bytes outlive a controller only
+// together with what says which of them are current.
+func (c *Config) dataDir() string {
+	if dir := kvadapter.PebbleDir(c.Backend); c.DataDir == "" && dir != "" {
+		return filepath.Join(dir, "state")
+	}
+	return c.DataDir
 }
 
 // validateCluster looks at what is about other controllers.
@@ -204,9 +216,6 @@ func (c *Config) validateCluster(bad func(key, format string, args ...any) error
 		return bad("tombstone-max-age", "want at least 1m, have %v", c.TombstoneMaxAge)
 	}
 	if c.Alone() {
-		if c.DataDir != "" {
-			return bad("data-dir", "a controller alone keeps nothing on disk: name its own gossip address in join, and it is a cluster of one, or leave this out")
-		}
 		if c.WriteAcks > 1 && c.WriteAcks != consistency.AllAcks {
 			return bad("write-acks", "%d controllers are to have each change, and this one is alone: set expect or join, or leave this out", c.WriteAcks)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency"
+	"github.com/attunekv/attune/internal/room"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
@@ -29,7 +30,8 @@ type Node struct {
 	ctx     context.Context // ends when the node does; commands run under it
 	cancel  context.CancelCauseFunc
 
-	shards []*shard // of the one keyspace; see route
+	shards []*shard    // of the one keyspace; see route
+	room   *room.Watch // on the disks that are written to; nil if there are none
 	// cluster is there while the engine looks for its place in it, and later.
 	cluster atomic.Pointer[cluster.Cluster]
 	// health is of the engine, once there is one: shards do not change from then on.
@@ -134,7 +136,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 }
 
 func (n *Node) openShard(ctx context.Context) error {
-	backend, err := kvadapter.Open(n.cfg.Backend)
+	backend, err := kvadapter.Open(n.cfg.Backend, kvadapter.Log(n.log))
 	if err != nil {
 		return err
 	}
@@ -143,6 +145,10 @@ func (n *Node) openShard(ctx context.Context) error {
 	alone := n.cfg.Alone()
 	sh := &shard{backend: backend, remote: !inProcess, peers: !alone}
 	sh.alone = inProcess && alone && n.cfg.wrap == nil
+	full, err := n.watchRoom()
+	if err != nil {
+		return errors.Join(err, backend.Close())
+	}
 	sh.engine, err = consistency.Open(ctx, n.cfg.Level, consistency.Options{
 		OpenReplica: func(o replica.Options) (*replica.Replica, error) {
 			o.Backend, o.MemoryLimit, o.HotCache = backend, n.cfg.MemoryLimit, n.cfg.HotCache
@@ -154,13 +160,17 @@ func (n *Node) openShard(ctx context.Context) error {
 		MaxItem:     n.cfg.MaxItemSize,
 		OpenCluster: n.openCluster,
 		Expect:      n.cfg.Expect,
-		DataDir:     n.cfg.DataDir,
+		DataDir:     n.cfg.dataDir(),
+		Full:        full,
 		Sync:        n.cfg.Sync,
 		WriteAcks:   n.cfg.WriteAcks, MaxSkew: n.cfg.MaxSkew, TombstoneMaxAge: n.cfg.TombstoneMaxAge,
 		RepairRate: n.cfg.RepairRate,
 		Log:        n.log,
 	})
 	if err != nil {
+		if n.room != nil {
+			n.room.Close()
+		}
 		return errors.Join(err, backend.Close())
 	}
 	if g, ok := sh.engine.(interface{ Fatal() <-chan error }); ok {
@@ -173,6 +183,30 @@ func (n *Node) openShard(ctx context.Context) error {
 	health := sh.engine.Health
 	n.health.Store(&health)
 	return nil
+}
+
+// watchRoom watches the disks that this node writes to. full says that one has too
+// little room; it is nil if there are none.
+func (n *Node) watchRoom() (full func() error, err error) {
+	dir := n.cfg.dataDir()
+	if dir == "" {
+		return nil, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data-dir: %w", err)
+	}
+	dirs := []string{dir}
+	if bytes := kvadapter.PebbleDir(n.cfg.Backend); bytes != "" {
+		dirs = append(dirs, bytes)
+	}
+	n.room = room.New(room.Reserve, func(err error) {
+		if err != nil {
+			n.log.Error("writes are refused until there is room", zap.Error(err))
+		} else {
+			n.log.Info("there is room again; writes are accepted")
+		}
+	}, dirs...)
+	return n.room.Err, nil
 }
 
 // awaitReady returns when the level is served here.
@@ -470,6 +504,9 @@ func (n *Node) closeNow(cause error) error {
 	}
 	for _, sh := range n.shards {
 		errs = append(errs, sh.engine.Close(), sh.backend.Close())
+	}
+	if n.room != nil {
+		n.room.Close()
 	}
 	return errors.Join(errs...)
 }

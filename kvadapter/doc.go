@@ -5,11 +5,12 @@
 // week, and is never believed.
 //
 // [Backend] is the interface; [Batcher], [Scanner], [Counter], [Statter], [Fleet],
-// [Memory] and [Loader] are what some backends can do besides. [Open] makes one of
+// [Memory], [Loader] and [Syncer] are what some backends can do besides. [Open] makes one of
 // its name:
 //
 //	embedded    the memory of this process
 //	memcached   one or many memcached servers, through gomemcache
+//	pebble      files on this machine, through Pebble: see pebble.go
 //
 // Package storetest holds every backend to the interface. A new backend is a
 // file here, a case in Open, and a test that passes that suite.

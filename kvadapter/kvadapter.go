@@ -75,7 +75,8 @@ type Memory interface {
 	Prefetch(key attune.Key)
 }
 
-// Loader is a Memory that finds a record without its key's text, and returns it.
+// Loader is a Backend that finds a record without its key's text, and returns it.
+// It answers at once, or as soon as a disk of this machine does.
 type Loader interface {
 	// Load returns the text and the record that were put under a hash, one after
 	// the other in buf, growing it if it must; a Value of Large or more may be the
@@ -149,4 +150,12 @@ type Fleet interface {
 	// kind, without a restart. Calls under way end where they began. What is kept
 	// where it is sought no more is not found. On error nothing has changed.
 	Reconfigure(spec string) error
+}
+
+// Syncer is a Backend whose records outlive the process: it is in one machine with
+// the controller, and serves it alone.
+type Syncer interface {
+	// Sync returns when everything that was put or deleted before it was called
+	// survives loss of power. Errors: ErrUnavailable, the cause of ctx.
+	Sync(ctx context.Context) error
 }

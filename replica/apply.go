@@ -110,9 +110,12 @@ func (r *Replica) drop(s *segment, c *attune.Change, e *entry, i uint32) {
 	s.remove(i)
 	r.items.Add(-1)
 	r.account(s)
-	if r.memory != nil {
+	switch {
+	case r.memory != nil:
 		// Its Delete cannot fail: there is no server, and ctx never ends.
 		_ = r.memory.Delete(context.Background(), c.Key)
+	case c.Key.Text == nil: // no deletion is staged
+		r.loosen(c.Key.Hash)
 	}
 }
 

@@ -116,7 +116,9 @@ func (r *Replica) free(s *segment, e *entry) {
 	if r.memory != nil {
 		// As in drop, it cannot fail.
 		_ = r.memory.Delete(context.Background(), attune.Key{Hash: e.hash})
+		return
 	}
+	r.loosen(e.hash)
 }
 
 // discard forgets the entry at position i, and its bytes if there are any.

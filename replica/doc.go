@@ -15,6 +15,7 @@
 //	collect.go  Collect, Free: what is no longer needed of the dead
 //	settle.go   bytes on their way to a backend that is not in this process
 //	hot.go      bytes from such a backend that are read often
+//	durable.go  what is different if bytes outlive this process
 //	evict.go    Over, Victim, Dead: what should go, as Changes to be stamped
 //	index.go    the index: 256 segments of dense pages
 //	cut.go      Cut: the index of one moment, written out while it changes

@@ -35,9 +35,18 @@ const (
 // the number of items; no lock is held while w writes. Errors: [ErrNoScan], the
 // backend's, w's.
 func (r *Replica) Export(ctx context.Context, w io.Writer) error {
-	return r.export(ctx, w, func(each func(text []byte) bool) error {
-		return r.Scan(ctx, func(text []byte, _ attune.Item) bool { return each(text) })
-	})
+	return r.export(ctx, w, func(each func(text []byte) bool) error { return r.Keys(ctx, each) })
+}
+
+// Keys calls fn for the keys that have their bytes here, in no order, some twice, and
+// those that come or go meanwhile perhaps, until it returns false. The text is valid
+// during the call. Errors: [ErrNoScan], the backend's.
+func (r *Replica) Keys(ctx context.Context, fn func(text []byte) bool) error {
+	// What leaves the stage meanwhile the backend has when it is scanned.
+	if !r.eachStaged(fn) {
+		return nil
+	}
+	return r.Scan(ctx, func(text []byte, _ attune.Item) bool { return fn(text) })
 }
 
 // ExportKeys is [Replica.Export] for the keys named, and needs no list of them. Those
@@ -104,6 +113,28 @@ func (r *Replica) export(ctx context.Context, w io.Writer, list func(each func(t
 		return err
 	}
 	return buffer.Flush()
+}
+
+// eachStaged calls fn for the keys that have bytes on their way to the backend,
+// with no lock held, until it returns false, as it then does.
+func (r *Replica) eachStaged(fn func(text []byte) bool) bool {
+	for i := range r.segs {
+		s := &r.segs[i]
+		var texts [][]byte
+		s.mu.Lock()
+		for _, st := range s.stage {
+			if !st.delete && st.key.Text != nil {
+				texts = append(texts, st.key.Text) // it is never modified
+			}
+		}
+		s.mu.Unlock()
+		for _, text := range texts {
+			if !fn(text) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Import reads what [Replica.Export] wrote and keeps, as Restore does, those

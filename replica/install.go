@@ -254,6 +254,7 @@ func (r *Replica) Swap(in *Prepared) {
 			r.forget(&r.segs[i], &in.segs[i])
 		}
 	}
+	r.durable.missed.Store(true)
 }
 
 // swap exchanges the index with in.

@@ -150,6 +150,8 @@ func (r *Replica) merge(s *segment, c *attune.Change, guard bool) (was, is Mark,
 	case r.memory == nil:
 		if r.stages(c) {
 			s.put(c, r.gen)
+		} else if had && !keeps {
+			r.loosen(c.Key.Hash)
 		}
 	case had && !keeps:
 		// As in drop, it cannot fail.

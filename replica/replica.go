@@ -73,6 +73,7 @@ type Replica struct {
 	gen     uint32
 	seed    uint64
 	tombs   bool // Options.Tombstones
+	durable durable
 
 	// start and began are one moment, so that the clock below is monotonic.
 	start time.Time
@@ -109,6 +110,7 @@ func Open(o Options) *Replica {
 	if r.memory, _ = o.Backend.(kvadapter.Memory); r.memory == nil {
 		r.hot = newHot(o.HotCache)
 	}
+	r.durable.init(o.Backend)
 	total := int64(unsafe.Sizeof(*r))
 	for i := range r.segs {
 		s := &r.segs[i]

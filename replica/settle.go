@@ -50,6 +50,8 @@ func (s *segment) own(key attune.Key) *staged {
 	if st == nil {
 		st = &staged{key: attune.Key{Hash: key.Hash, Text: append([]byte(nil), key.Text...)}}
 		s.stage[key.Hash] = st
+	} else if st.key.Text == nil {
+		st.key.Text = append(st.key.Text, key.Text...) // the first went by the hash
 	}
 	st.owners++
 	return st
@@ -94,7 +96,7 @@ func (r *Replica) SettleVersion(ctx context.Context, h attune.KeyHash, v attune.
 }
 
 // Stages reports whether c, when it was applied, had something to bring to a
-// backend outside this process.
+// backend outside this process: it must be given to Settle, or to Persist.
 func (r *Replica) Stages(c *attune.Change) bool { return r.memory == nil && r.stages(c) }
 
 // stages reports whether c, applied over a backend elsewhere, is sent there. An

@@ -216,7 +216,6 @@ func TestRefusalsNameTheirSourceAndTheNearestSetting(t *testing.T) {
 		{name: "no skew", args: []string{"--max-skew", "0s", "--expect", "3"}, want: `--max-skew: want 10ms to 1h, have 0s`},
 		{name: "any skew", args: []string{"--max-skew", "2h"}, want: `--max-skew: want 10ms to 1h, have 2h0m0s`},
 		{name: "short memory of the dead", file: "expect = 3\ntombstone-max-age = 1s\n", want: `FILE:2: tombstone-max-age: want at least 1m, have 1s`},
-		{name: "disk of a controller alone", args: []string{"--data-dir", "d"}, want: `--data-dir: a controller alone keeps nothing on disk: name its own gossip address in join, and it is a cluster of one, or leave this out`},
 		{name: "word for sync", args: []string{"--expect", "3", "--sync", "never"}, want: `--sync: want os or always, have "never"`},
 		{name: "peer port of a cluster", args: []string{"--join", "127.0.0.1:1", "--peer", "7400"}, want: `--peer: want host:port, have "7400"`},
 		{name: "little memory", args: []string{"--memory-limit", "1MiB"}, want: `--memory-limit: want 0 (none) or at least 8MiB, have 1048576 bytes`},

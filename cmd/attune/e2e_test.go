@@ -52,8 +52,6 @@ func TestServeRefusals(t *testing.T) {
 		args []string
 		want string // pattern
 	}{
-		{"disk of a controller alone", []string{"--consistency", "causal", "--data-dir", dir},
-			`^attune: --data-dir: a controller alone keeps nothing on disk: .*`},
 		{"peer address in use", []string{"--expect", "2", "--gossip", "127.0.0.1:0", "--peer", busy.Addr().String()},
 			`^attune: store: .*address already in use; .*--peer`},
 		{"address in use", []string{"--listen", busy.Addr().String()},
@@ -65,7 +63,7 @@ func TestServeRefusals(t *testing.T) {
 		{"socket path that is a file", []string{"--listen", "unix:" + self(t)},
 			`^attune: listen: .*address already in use`},
 		{"unknown backend", []string{"--backend", "redis://h:1"},
-			`^attune: store: unknown backend "redis://h:1": choose embedded or memcached://host:port`},
+			`^attune: store: unknown backend "redis://h:1": choose embedded, memcached://host:port`},
 		{"backend without servers", []string{"--backend", "memcached://"},
 			`^attune: store: backend .*: want host:port`},
 		{"unknown setting", []string{"--memroy-limit=1GiB"},

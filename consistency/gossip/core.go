@@ -203,6 +203,9 @@ func (k *core) take(c *attune.Change, guard bool) (bool, error) {
 	k.build.BeginBare()
 	k.build.Change(c)
 	k.tell(k.build.Raw())
+	if k.logged() {
+		k.follow(c)
+	}
 	return true, err
 }
 

@@ -61,6 +61,8 @@ type Options struct {
 	// restarts is a new member.
 	DataDir string
 	Sync    disk.Sync
+	// Full is why the disks have no room for more, if they have not; nil: never.
+	Full func() error
 	// skew is how far the wall clock is off: for tests.
 	skew time.Duration
 	// Timeout is why an op failed that waited for a backend until its deadline.
@@ -188,6 +190,7 @@ func (e *Engine) Close() error {
 		if e.core != nil {
 			e.leave()
 			e.cancel(errClosed)
+			e.stage.GiveUp()
 		}
 		close(e.stop)
 	})

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	callTimeout = time.Second
 	// helloLen is the length of the answer: cluster, generation, seed.
 	helloLen = 16 + 4 + 8
+	// streamBytes are all values of a member.
+	streamBytes = framesEnd
 
 	enterEvery = 300 * time.Millisecond
 	// tellEvery is how often the log says what is waited for.
@@ -38,6 +41,8 @@ const (
 	lingering = time.Millisecond
 	// few changes in a frame are no reason to wait for more.
 	few = 4
+	// reclaimRetry is how long after a failure the store is tidied up again.
+	reclaimRetry = 10 * time.Second
 	// leavePatience is how long Close waits until the others have everything.
 	leavePatience = 2 * time.Second
 )
@@ -60,10 +65,12 @@ type members struct {
 	journal *journal.Journal // nil without a data-dir
 	ident   disk.Identity
 	fatal   chan error
-	died    atomic.Bool   // what is written here is told nobody any more
-	belongs atomic.Bool   // ident is settled
-	changed chan struct{} // has room for one: members came or went
-	stirred chan struct{} // has room for one: there is something to send
+	died    atomic.Bool // what is written here is told nobody any more
+	belongs atomic.Bool // ident is settled
+	// returned says that this member was one before, and has what it had.
+	returned bool
+	changed  chan struct{} // has room for one: members came or went
+	stirred  chan struct{} // has room for one: there is something to send
 }
 
 // enter finds the cluster, or founds it with others, and starts what a member does.
@@ -136,6 +143,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	e.core = k
 	if e.journal != nil {
 		k.disk.journal = e.journal
+		k.disk.stage, k.disk.drain = e.stage.Put, e.stage.Drain
 		if err = k.load(e.ctx); err == nil {
 			err = k.renew()
 		}
@@ -143,7 +151,14 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 			e.stage.Close()
 			return err
 		}
+		if k.logged() {
+			k.remote = k.follow // what was read from the journal went there at once
+		}
 	}
+	e.returned = known
+	e.cluster.HandleStream(streamBytes, func(ctx context.Context, _ uint64, _ []byte, w io.Writer) error {
+		return e.replica.Export(ctx, w)
+	})
 	e.homes = newHomes(k, randomID(), e.decide)
 	for kind := frameUpdates; kind < framesEnd; kind++ {
 		e.cluster.Handle(kind, func(from uint64, body []byte) { e.homes.frame(from, kind, body) }, cluster.Limit(cluster.MaxFrame))
@@ -162,6 +177,9 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	if e.journal != nil {
 		e.running.Go(e.renew)
 		e.running.Go(e.save)
+	}
+	if k.logged() {
+		e.running.Go(e.reclaim)
 	}
 	return nil
 }
@@ -309,6 +327,22 @@ func (e *Engine) save() {
 	})
 }
 
+// reclaim has a durable store forget what is not in the index any more.
+func (e *Engine) reclaim() {
+	for {
+		err := e.replica.Reclaim(e.ctx, e.core.journaled)
+		if e.ctx.Err() != nil {
+			return
+		}
+		e.log.Warn("the store could not be tidied up; trying again", zap.Error(err))
+		select {
+		case <-time.After(reclaimRetry):
+		case <-e.stop:
+			return
+		}
+	}
+}
+
 // every calls fn until it fails or the engine closes.
 func (e *Engine) every(d time.Duration, fn func() error) {
 	tick := time.NewTicker(d)
@@ -375,6 +409,7 @@ func (e *Engine) settleIn() {
 				select {
 				case err := <-done:
 					if err == nil {
+						e.fill()
 						k.mu.Lock()
 						k.join()
 						k.mu.Unlock()
@@ -403,6 +438,33 @@ func (e *Engine) settleIn() {
 			return
 		}
 	}
+}
+
+// fill gets a newcomer the bytes of what it took over, if its store keeps them: what
+// is not in a log travels without. Those that cannot be had are fetched when they are
+// asked for.
+func (e *Engine) fill() {
+	if !e.replica.Durable() || e.returned {
+		return
+	}
+	for _, m := range e.others() {
+		n, err := e.receiveBytes(m.ID)
+		if err == nil {
+			e.log.Info("fetched the values", zap.String("from", m.Name), zap.Int64("records", n))
+			return
+		}
+		e.log.Warn("values could not be fetched from a controller", zap.String("from", m.Name), zap.Error(err))
+	}
+}
+
+func (e *Engine) receiveBytes(id uint64) (int64, error) {
+	r, err := e.cluster.Stream(e.ctx, id, streamBytes, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	n, err := e.replica.Import(e.ctx, r)
+	return n, errors.Join(err, e.replica.Sync(e.ctx))
 }
 
 // sync begins to take everything from a member that serves, and reports false if

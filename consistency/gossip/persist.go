@@ -14,6 +14,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/consistency/codec"
 	"github.com/attunekv/attune/consistency/gossip/journal"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -52,12 +53,18 @@ type persisted struct {
 	safe uint64
 	// extra are records besides what is in the ring.
 	extra []extra
+	// behind are changes whose bytes a durable store gets when the journal has them.
+	behind []repair.Staged
 
-	buf  []byte // of persist alone, as the rest
+	buf  []byte // of persist alone, as ends, recs and seqs
 	ends []int
 	recs [][]byte
-	seqs []dependency
-	size int64 // of the newest state; of save alone
+	// stage brings bytes to a durable store.
+	stage func(repair.Staged)
+	// drain waits until it has them.
+	drain func(context.Context) error
+	seqs  []dependency
+	size  int64 // of the newest state; of save alone
 }
 
 // extra is a record that belongs before what is at a position of the ring.
@@ -68,6 +75,23 @@ type extra struct {
 
 // durable says that changes wait for the journal.
 func (k *core) durable() bool { return k.disk.journal != nil }
+
+// Bytes go to a durable store when the journal has the change that wrote them. Before,
+// they could take the place of others that a restart finds in the index: it would know
+// neither the change that is not in the journal, nor the bytes that it replaced. And a
+// state may take the place of the journal when the store has, synced, the bytes of all
+// that is in the state.
+
+// logged says that the store's bytes follow the journal.
+func (k *core) logged() bool { return k.durable() && k.replica.Durable() }
+
+// follow has the bytes of a change brought to the store when it is in the journal.
+func (k *core) follow(c *attune.Change) {
+	if k.replica.Stages(c) {
+		k.disk.behind = append(k.disk.behind, repair.StagedOf(c))
+		k.world.stir()
+	}
+}
 
 // sendable is the position in the ring before which changes may leave.
 func (k *core) sendable() uint64 {
@@ -127,6 +151,8 @@ func (k *core) persist() error {
 		d.ends = append(d.ends, len(d.buf))
 	}
 	d.extra = nil
+	behind := d.behind
+	d.behind = nil
 	for _, p := range k.vv {
 		if p.told != p.seq {
 			d.seqs = append(d.seqs, dependency{p.origin, p.seq})
@@ -145,6 +171,10 @@ func (k *core) persist() error {
 	}
 	if cap(d.buf) > 4<<20 {
 		d.buf = nil
+	}
+	// A store that does not keep up is waited for, and so are writes here.
+	for i := range behind {
+		d.stage(behind[i])
 	}
 	k.mu.Lock()
 	d.safe, k.ring.keep = next, next
@@ -226,7 +256,13 @@ func (k *core) saveNow(ctx context.Context) error {
 		}
 		// An item that was overwritten meanwhile went without its bytes: what has
 		// overwritten it must be in the journal before this state counts.
-		return k.journaled(ctx)
+		if err := k.journaled(ctx); err != nil || !k.logged() {
+			return err
+		}
+		if err := d.drain(ctx); err != nil {
+			return err
+		}
+		return k.replica.Sync(ctx)
 	})
 	if err == nil {
 		d.size = size

@@ -18,6 +18,7 @@ import (
 	"github.com/attunekv/attune/consistency/codec"
 	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/gossip/journal"
+	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -41,6 +42,14 @@ func (l *life) stir() {}
 // another member, 2.
 func live(t testing.TB, dir string, causal bool, wall int64) *life {
 	t.Helper()
+	b := embedded(t)
+	t.Cleanup(func() { b.Close() })
+	return liveOver(t, dir, causal, wall, b, func(*life) {})
+}
+
+// liveOver is live with another store; prepare has the core before it loads.
+func liveOver(t testing.TB, dir string, causal bool, wall int64, b kvadapter.Backend, prepare func(*life)) *life {
+	t.Helper()
 	j, err := journal.Open(disk.Options{Dir: dir, Sync: disk.OS})
 	if err != nil {
 		t.Fatal(err)
@@ -50,17 +59,17 @@ func live(t testing.TB, dir string, causal bool, wall int64) *life {
 			t.Fatal(err)
 		}
 	}
-	b := embedded(t)
 	r := replica.Open(replica.Options{Backend: b, Seed: 1, Gen: 1, Tombstones: true})
 	l := &life{t: t, j: j, sent: make(map[byte][][]byte)}
 	start := time.Now()
 	l.core = newCore(1, causal, r, newClock(1, wall, func() time.Duration { return time.Since(start) }), l, zap.NewNop())
 	l.maxSkew, l.synced, l.disk.journal = 5*time.Second, true, j
+	prepare(l)
 	if err := errors.Join(l.load(t.Context()), l.renew()); err != nil {
 		t.Fatal(err)
 	}
 	l.setMembers([]member{{2, "two", true}})
-	t.Cleanup(func() { l.end(); b.Close() })
+	t.Cleanup(l.end)
 	return l
 }
 

@@ -94,6 +94,12 @@ func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *s
 		*res = attune.Result{Status: attune.Failed, Err: errSkewed}
 		return
 	}
+	if e.o.Full != nil && op.Verb != attune.Delete {
+		if err := e.o.Full(); err != nil {
+			*res = attune.Result{Status: attune.Failed, Err: err}
+			return
+		}
+	}
 	for {
 		if ctx.Err() != nil {
 			// Not begun is better than begun and given up: that costs the item.
@@ -220,7 +226,7 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 	case err != nil:
 	case e.core == nil:
 		err = e.replica.Settle(ctx, c)
-	default:
+	case !e.core.logged():
 		// The others have it soon, so it need not wait for the store here, and does not
 		// fail with it.
 		e.stage.Add(c)

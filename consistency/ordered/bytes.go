@@ -1,6 +1,7 @@
 package ordered
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,7 +20,10 @@ import (
 // The engine is the core's world.
 var _ world = (*Engine)(nil)
 
-const hydrateRetry = 300 * time.Millisecond
+const (
+	hydrateRetry = 300 * time.Millisecond
+	reclaimRetry = 10 * time.Second
+)
 
 func (e *Engine) send(to uint64, class cluster.Class, kind byte, body []byte) bool {
 	return e.cluster.Send(to, class, kind, body)
@@ -49,7 +53,7 @@ func (e *Engine) receiveCut(m *pb.Message) (*replica.Prepared, error) {
 // process may still have them, so it is asked first; and if the others cannot list
 // theirs, as their stores are out of order, each is fetched when it is asked for.
 func (e *Engine) hydrate() {
-	if !e.replica.Immediate() {
+	if !e.replica.Immediate() && !e.replica.Durable() {
 		e.tasks.Go(func() {
 			if err := e.filler.Once(e.ctx); err != nil {
 				e.log.Warn("values that the store here lacks could not be fetched; each will be when it is asked for", zap.Error(err))
@@ -62,6 +66,9 @@ func (e *Engine) hydrate() {
 		for {
 			for _, m := range e.peers() {
 				n, err := e.receiveData(m.ID)
+				if err == nil && e.replica.Durable() {
+					err = e.replica.Sync(e.ctx) // a voter's bytes survive what it does
+				}
 				if err == nil {
 					e.log.Info("fetched the values", zap.String("from", m.Name), zap.Int64("records", n))
 					e.post(e.core.bytesHere)
@@ -125,10 +132,20 @@ func (e *Engine) writeState(meta *pb.SnapshotMetadata, header []byte, cut *repli
 		if _, err := counted.Write(header); err != nil {
 			return err
 		}
-		if _, err := cut.WriteTo(counted); err != nil || !e.replica.Immediate() {
+		if _, err := cut.WriteTo(counted); err != nil {
 			return err
 		}
-		return e.replica.Export(e.ctx, counted)
+		switch {
+		case e.replica.Immediate():
+			return e.replica.Export(e.ctx, counted)
+		case e.replica.Durable():
+			// The log may be forgotten when the store has what it says.
+			if err := e.stage.Drain(e.ctx); err != nil {
+				return err
+			}
+			return e.replica.Sync(e.ctx)
+		}
+		return nil
 	})
 	return size, err
 }
@@ -173,6 +190,23 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 		}
 		e.post(func() { e.core.bytesFetched(r, got) })
 	})
+}
+
+// reclaim has a durable store forget what is not in the index any more. The index
+// says nothing that is not in the log on this disk.
+func (e *Engine) reclaim() {
+	for {
+		err := e.replica.Reclaim(e.ctx, func(context.Context) error { return nil })
+		if e.ctx.Err() != nil {
+			return
+		}
+		e.log.Warn("the store could not be tidied up; trying again", zap.Error(err))
+		select {
+		case <-time.After(reclaimRetry):
+		case <-e.ctx.Done():
+			return
+		}
+	}
 }
 
 // stageChange hands the bytes of an applied change on to the store.

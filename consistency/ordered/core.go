@@ -3,6 +3,7 @@ package ordered
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -84,9 +85,10 @@ type core struct {
 	ticked    bool // in this turn
 	nextSweep time.Duration
 	closing   bool
-	durable   bool  // the state is written to disk
-	syncs     bool  // and the log with fsync
-	logBudget int64 // bytes of log kept in memory for followers
+	durable   bool         // the state is written to disk
+	syncs     bool         // and the log with fsync
+	full      func() error // why the disk has no room, if it has not; nil: never
+	logBudget int64        // bytes of log kept in memory for followers
 
 	// What everybody may read.
 	applied    atomic.Uint64
@@ -356,6 +358,7 @@ func (c *core) admit(r *request) {
 		c.fail(r, errNotReady)
 	case c.pending > maxWaiting:
 		c.fail(r, errBusy)
+	case r.kind == kindWrite && c.refused(r):
 	case r.kind == kindWrite || r.kind == kindEvict:
 		c.writes = append(c.writes, r)
 	case !c.serving():
@@ -363,6 +366,21 @@ func (c *core) admit(r *request) {
 	default:
 		c.reads.add(r)
 	}
+}
+
+// refused fails a request that would fill this disk up: that of the leader, which
+// decides it, or of the controller that was asked. What others decided must be
+// written, or this controller end.
+func (c *core) refused(r *request) bool {
+	if c.full == nil {
+		return false
+	}
+	err := c.full()
+	if err == nil || !slices.ContainsFunc(r.ops, func(op attune.Op) bool { return op.Verb != attune.Delete && op.Verb != attune.Flush }) {
+		return false
+	}
+	c.fail(r, fmt.Errorf("%w: %w", errFull, err))
+	return true
 }
 
 // nameOf is a member's name for people.

@@ -48,6 +48,8 @@ type Options struct {
 	// controller that restarts is a new member.
 	DataDir string
 	Sync    disk.Sync
+	// Full is why the disks have no room for more, if they have not; nil: never.
+	Full func() error
 	// OpenCluster opens the peer port for a member with this Raft id.
 	OpenCluster func(id uint64) (*cluster.Cluster, error)
 	// OpenReplica makes the shard's copy on this node: with the generation and seed
@@ -384,6 +386,7 @@ func (e *Engine) Close() error {
 
 func (e *Engine) end() {
 	e.cancel(errClosed)
+	e.stage.GiveUp()
 	close(e.stop)
 }
 

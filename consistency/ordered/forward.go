@@ -48,6 +48,7 @@ const (
 	outcomeBusy
 	outcomeNotReady
 	outcomeUnknown
+	outcomeFull
 )
 
 var errNotLeader = errors.New("asked a controller that does not lead")
@@ -62,6 +63,8 @@ func outcomeOf(err error) byte {
 		return outcomeNotLeader
 	case errors.Is(err, errNotReady):
 		return outcomeNotReady
+	case errors.Is(err, errFull):
+		return outcomeFull
 	default:
 		return outcomeUnknown
 	}
@@ -258,6 +261,8 @@ func (c *core) receiveAnswer(f *inFrame) {
 			c.fail(r, errBusy)
 		case outcomeNotReady:
 			c.fail(r, errNotReady)
+		case outcomeFull:
+			c.fail(r, errFull)
 		default:
 			c.fail(r, errUnknown)
 		}

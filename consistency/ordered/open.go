@@ -65,6 +65,9 @@ func (e *Engine) abandon() error {
 	if e.cluster != nil {
 		errs = append(errs, e.cluster.Close())
 	}
+	if e.stage != nil {
+		e.stage.Close()
+	}
 	if e.store != nil {
 		errs = append(errs, e.store.Close())
 	}
@@ -90,7 +93,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.core = &core{
 		id: e.ident.ID, name: e.o.Name, expect: max(e.o.Expect, 1), maxItem: e.o.MaxItem, log: e.log,
 		store: e.store, world: e, ctx: e.ctx, durable: e.o.DataDir != "",
-		syncs: e.o.Sync == disk.Always, logBudget: defaultLogBudget,
+		syncs: e.o.Sync == disk.Always, full: e.o.Full, logBudget: defaultLogBudget,
 	}
 	e.handle()
 	founded := false
@@ -131,6 +134,9 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.tasks.Go(e.join)
 	if !e.replica.Immediate() {
 		e.tasks.Go(func() { e.filler.Run(e.ctx) })
+	}
+	if e.replica.Durable() {
+		e.tasks.Go(e.reclaim)
 	}
 	return nil
 }

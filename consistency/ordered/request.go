@@ -19,6 +19,8 @@ var (
 	errNoQuorum = errors.New("no quorum: too few controllers can reach each other")
 	// errBusy: nothing was done.
 	errBusy = errors.New("busy: too many writes are waiting, try again")
+	// errFull: nothing was done.
+	errFull = errors.New("a disk is full: see the log of the controller that leads")
 	// errNotReady: nothing was done.
 	errNotReady = errors.New("not ready: this controller is not a full member of its cluster yet")
 	// errClosed: this controller stops.

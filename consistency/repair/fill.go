@@ -239,7 +239,7 @@ func (f *Filler) serveKeys(ctx context.Context, _ uint64, _ []byte, w io.Writer)
 	out := bufio.NewWriter(w)
 	var buf []byte
 	var failed error
-	err := f.replica.Scan(ctx, func(text []byte, _ attune.Item) bool {
+	err := f.replica.Keys(ctx, func(text []byte) bool {
 		buf = appendText(buf[:0], text)
 		_, failed = out.Write(buf)
 		return failed == nil

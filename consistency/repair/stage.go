@@ -25,29 +25,51 @@ const (
 	stageOverhead = 256
 	// settleTimeout is how long the store may take for one.
 	settleTimeout = 2 * time.Second
+	// stagePoll is how often one who waits for room looks.
+	stagePoll = time.Millisecond
 )
 
 // Stager brings the bytes of applied changes to a store outside this process, so
-// that applying never waits for it. A key has its lane, and keeps its order.
+// that applying does not wait for it. A key has its lane, and keeps its order.
+//
+// To a durable store, which may be the only one, it brings all of them: Put then
+// waits while too much is on its way, and a value that the store does not take is
+// tried again until it does.
 type Stager struct {
 	replica *replica.Replica
 	log     *zap.Logger
-	lanes   []chan staged
+	keeps   bool // the store is durable
+	lanes   []chan job
 	bytes   atomic.Int64 // of what is on its way
 	lost    atomic.Int64
+	refused atomic.Int64
 	running sync.WaitGroup
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	never   context.Context // has ended
 }
 
-// staged is a change whose bytes are on their way. The replica has them, unless
-// they are of an item that is to be restored.
-type staged struct {
-	hash    attune.KeyHash
-	version attune.Version
+// Staged is a change whose bytes are on their way. The replica has them.
+type Staged struct {
+	Hash    attune.KeyHash
+	Version attune.Version
 	cost    int64
+}
+
+// StagedOf is what is to be kept of a change that [replica.Replica.Stages].
+func StagedOf(c *attune.Change) Staged {
+	return Staged{c.Key.Hash, c.Item.Version, cost(c.Key, c.Item)}
+}
+
+func cost(key attune.Key, it attune.Item) int64 {
+	return int64(len(key.Text)+len(it.Value)) + stageOverhead
+}
+
+// job is a Staged, or the bytes of an item to be restored, or only a mark in the lane.
+type job struct {
+	Staged
 	restore *restored
+	passed  *sync.WaitGroup
 }
 
 type restored struct {
@@ -66,7 +88,7 @@ var (
 
 // NewStager starts one. It must be closed.
 func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
-	s := &Stager{replica: r, log: log}
+	s := &Stager{replica: r, log: log, keeps: r.Durable()}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	never, cancel := context.WithCancelCause(context.Background())
 	cancel(errOverrun)
@@ -75,13 +97,13 @@ func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
 		return s
 	}
 	for range stageLanes {
-		lane := make(chan staged, stageBound)
+		lane := make(chan job, stageBound)
 		s.lanes = append(s.lanes, lane)
 		s.running.Go(func() {
 			for {
 				select {
-				case st := <-lane:
-					s.settle(st)
+				case j := <-lane:
+					s.do(j)
 				case <-s.ctx.Done():
 					return
 				}
@@ -91,31 +113,56 @@ func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
 	return s
 }
 
-func (s *Stager) settle(st staged) {
+func (s *Stager) do(j job) {
+	if j.passed != nil {
+		j.passed.Done()
+		return
+	}
+	defer s.bytes.Add(-j.cost)
+	if j.restore == nil && s.keeps {
+		s.replica.Persist(s.ctx, j.Hash, j.Version, s.told)
+		return
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
 	defer cancel()
 	var err error
-	if st.restore != nil {
-		err = s.replica.Restore(ctx, st.restore.key, st.restore.item)
+	if j.restore != nil {
+		err = s.replica.Restore(ctx, j.restore.key, j.restore.item)
 	} else {
-		err = s.replica.SettleVersion(ctx, st.hash, st.version)
+		err = s.replica.SettleVersion(ctx, j.Hash, j.Version)
 	}
 	if err != nil {
 		s.lost.Add(1)
 		s.log.Debug("the store did not take a value; it will be fetched from a peer if it is asked for", zap.Error(err))
 	}
-	s.bytes.Add(-st.cost)
+}
+
+// told says that the store takes nothing, the first time and then rarely.
+func (s *Stager) told(err error) {
+	if s.refused.Add(1)%1000 == 1 {
+		s.log.Error("the store does not take values; writes wait until it does", zap.Error(err))
+	}
 }
 
 // Add takes over bringing an applied change's bytes to the store; nothing of c is
-// kept. It does not wait.
+// kept. It waits for a durable store alone, if more is on its way than may be.
 func (s *Stager) Add(c *attune.Change) {
-	if !s.replica.Stages(c) {
-		return
+	if s.replica.Stages(c) {
+		s.Put(StagedOf(c))
 	}
-	st := staged{hash: c.Key.Hash, version: c.Item.Version, cost: cost(c.Key, c.Item)}
-	if !s.queue(st) {
-		_ = s.replica.SettleVersion(s.never, st.hash, st.version) // that it is given up is what we want
+}
+
+// Put is Add of what was noted of a change.
+func (s *Stager) Put(st Staged) {
+	j := job{Staged: st}
+	if s.keeps {
+		for s.bytes.Load() > stageBytes && s.ctx.Err() == nil {
+			time.Sleep(stagePoll)
+		}
+		s.bytes.Add(j.cost)
+		s.enter(s.ctx, s.lane(j), j)
+	} else if !s.queue(j) {
+		_ = s.replica.SettleVersion(s.never, j.Hash, j.Version) // that it is given up is what we want
 	}
 }
 
@@ -128,25 +175,58 @@ func (s *Stager) Restore(key attune.Key, it attune.Item) {
 		}
 		return
 	}
-	s.queue(staged{hash: key.Hash, cost: cost(key, it), restore: &restored{key, it}})
+	s.queue(job{Staged: Staged{Hash: key.Hash, cost: cost(key, it)}, restore: &restored{key, it}})
 }
 
-func cost(key attune.Key, it attune.Item) int64 {
-	return int64(len(key.Text)+len(it.Value)) + stageOverhead
-}
+func (s *Stager) lane(j job) chan job { return s.lanes[j.Hash[1]%stageLanes] }
 
 // queue reports whether there was room.
-func (s *Stager) queue(st staged) bool {
-	if s.bytes.Add(st.cost) <= stageBytes {
+func (s *Stager) queue(j job) bool {
+	if s.bytes.Add(j.cost) <= stageBytes {
 		select {
-		case s.lanes[st.hash[1]%stageLanes] <- st:
+		case s.lane(j) <- j:
 			return true
 		default:
 		}
 	}
-	s.bytes.Add(-st.cost)
+	s.bytes.Add(-j.cost)
 	s.lost.Add(1)
 	return false
+}
+
+// enter waits for room in a lane. It reports false if ctx, or the use of s, ends
+// first.
+func (s *Stager) enter(ctx context.Context, lane chan job, j job) bool {
+	select {
+	case lane <- j:
+		return true
+	case <-ctx.Done():
+	case <-s.ctx.Done():
+	}
+	return false
+}
+
+// Drain returns when a durable store has the bytes of all changes that were added
+// before it was called. Errors: the cause of ctx; that s is closed.
+func (s *Stager) Drain(ctx context.Context) error {
+	var passed sync.WaitGroup
+	done := make(chan struct{})
+	for _, lane := range s.lanes {
+		passed.Add(1)
+		if !s.enter(ctx, lane, job{passed: &passed}) {
+			return errors.Join(context.Cause(ctx), context.Cause(s.ctx))
+		}
+	}
+	go func() { // it ends, as every lane does, and Close empties them
+		passed.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return context.Cause(s.ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Behind reports whether so much waits for the store that no more writes should
@@ -154,13 +234,17 @@ func (s *Stager) queue(st staged) bool {
 // not take is given up. What others have written is still taken: they may have kept it.
 func (s *Stager) Behind() bool { return s.bytes.Load() > stageBytes/2 }
 
+// GiveUp ends all waiting: what is on its way to a durable store stays where it is,
+// to be read, and is not brought there any more.
+func (s *Stager) GiveUp() { s.cancel(errClosed) }
+
 // Close gives up what is on its way, and what is added from then on.
 func (s *Stager) Close() {
-	s.cancel(errClosed)
+	s.GiveUp()
 	s.running.Wait()
 	for _, lane := range s.lanes {
 		for len(lane) > 0 {
-			s.settle(<-lane)
+			s.do(<-lane)
 		}
 	}
 }

@@ -24,6 +24,9 @@ type ClusterOptions struct {
 	Sync    string
 	// Memcached gives each controller a memcached of its own as backend.
 	Memcached bool
+	// Pebble has each controller keep its bytes, and all else, in a directory; Sync
+	// is as with Durable.
+	Pebble bool
 	// MemoryLimit is --memory-limit; by default 64MiB.
 	MemoryLimit string
 	// Args are appended to the command line of every controller.
@@ -112,13 +115,16 @@ func (n *Controller) flags(t testing.TB, o *ClusterOptions, gossips []string) {
 		n.Memcached = StartMemcached(t)
 		backend = "memcached://" + n.Memcached.Addr
 	}
+	dir := filepath.Join(n.cluster.dir, n.Name)
+	if o.Pebble {
+		backend = "pebble://" + dir
+	}
 	n.args = append(n.args, "--backend", backend)
 	if o.Durable {
-		sync := o.Sync
-		if sync == "" {
-			sync = "os"
-		}
-		n.args = append(n.args, "--data-dir", filepath.Join(n.cluster.dir, n.Name), "--sync", sync)
+		n.args = append(n.args, "--data-dir", dir)
+	}
+	if o.Sync != "" {
+		n.args = append(n.args, "--sync", o.Sync)
 	}
 	if o.Host == nil {
 		n.args = append(n.args, "--peer-advertise", n.Advertise)

@@ -1,0 +1,141 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/internal/attunetest/history"
+)
+
+// All are killed at once in mid-write, with their bytes in files: what was
+// acknowledged is there, and what was deleted is not, at every level, for one
+// controller as for three.
+func TestRow05AllKilledOverPebble(t *testing.T) {
+	for i, level := range []string{linearizable, sequential, causal, eventual} {
+		for j, nodes := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s %d", level, nodes), func(t *testing.T) {
+				if i%2 == j {
+					onlyLong(t)
+				}
+				workload := history.Mixed
+				if i >= 2 {
+					workload = history.Removals
+				}
+				run(t, scenario{
+					ClusterOptions: attunetest.ClusterOptions{Level: level, Nodes: nodes, Pebble: true},
+					workload:       workload,
+					faults: func(s *stage) {
+						for range pick(2, 8) {
+							for _, n := range s.Nodes {
+								if i >= 2 {
+									s.kill(n)
+								} else {
+									n.Kill()
+								}
+							}
+							for _, n := range s.Nodes {
+								n.Start()
+							}
+							if !s.WaitReady(s.Nodes...) {
+								return
+							}
+							s.progress("by all who came back")
+						}
+					},
+				})
+			})
+		}
+	}
+}
+
+// What the store took over from the log, which forgot it, outlives all of them, too.
+func TestRow05PebbleHasWhatTheLogForgot(t *testing.T) {
+	for i, level := range []string{linearizable, causal} {
+		t.Run(level, func(t *testing.T) {
+			if i == 0 {
+				onlyLong(t)
+			}
+			s := start(t, attunetest.ClusterOptions{Level: level, Nodes: 1, Pebble: true})
+			n := s.Nodes[0]
+			dir := filepath.Join(s.Dir(), n.Name, "state")
+			logs, _ := filepath.Glob(filepath.Join(dir, "log-*"))
+			if len(logs) == 0 {
+				t.Fatal("there is no log")
+			}
+			firstLog := logs[0]
+			values := s.fill(n, "old", 300)
+			if out := s.do(n, history.Op{Kind: history.Delete, Key: "old-7"}); out.Status != history.Deleted {
+				t.Fatal(out)
+			}
+			delete(values, "old-7")
+			s.say(n, "set short 0 3 1", "x")
+			s.say(n, "set long 0 1000 4", "stay")
+			// As much as has a state written, and the log before it forgotten.
+			big := strings.Repeat("x", 500_000)
+			for i := range 180 {
+				if got := s.say(n, fmt.Sprintf("set big%d 0 0 %d", i%50, len(big)), big); !strings.Contains(got, "STORED") {
+					t.Fatalf("set big%d: %q", i%50, got)
+				}
+			}
+			attunetest.Eventually(t, "the beginning of the log is forgotten", func() bool {
+				logs, _ := filepath.Glob(filepath.Join(dir, "log-*"))
+				return len(logs) > 0 && logs[0] != firstLog
+			})
+			for key, value := range s.fill(n, "new", 300) {
+				values[key] = value
+			}
+			s.restartAll()
+			s.reads(n, values)
+			if got := s.say(n, "get old-7"); strings.Contains(got, "VALUE") {
+				t.Errorf("what was deleted is back: %q", got)
+			}
+			if got := s.say(n, "get long"); !strings.HasPrefix(got, "VALUE long 0 4") {
+				t.Errorf("an item that has not expired: %q", got)
+			}
+			for i := range 50 {
+				if got := s.say(n, fmt.Sprintf("get big%d", i)); got != fmt.Sprintf("VALUE big%d 0 %d", i, len(big)) {
+					t.Errorf("get big%d: %q", i, got)
+				}
+			}
+			attunetest.Eventually(t, "what expires does", func() bool { return !strings.Contains(s.say(n, "get short"), "VALUE") })
+		})
+	}
+}
+
+// A disk that fills up costs writes, and only as long as it is full.
+func TestRow20DiskWithoutRoom(t *testing.T) {
+	for _, level := range []string{eventual, sequential} {
+		t.Run(level, func(t *testing.T) {
+			if level == sequential {
+				onlyLong(t)
+			}
+			disk := attunetest.SmallDisk(t, 256<<20)
+			s := start(t, attunetest.ClusterOptions{Level: level, Nodes: 1, Args: []string{"--backend", "pebble://" + disk + "/attune"}})
+			n := s.Nodes[0]
+			values := s.fill(n, "kept", 100)
+			filler := filepath.Join(disk, "filler")
+			if err := os.WriteFile(filler, make([]byte, 200<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			attunetest.Eventually(t, "writes are refused", func() bool {
+				answer := s.say(n, "set more 0 0 1", "x")
+				return strings.HasPrefix(answer, "SERVER_ERROR") && strings.Contains(answer, "disk is full")
+			})
+			s.reads(n, values)
+			if out := s.do(n, history.Op{Kind: history.Delete, Key: "kept-3"}); out.Status != history.Deleted {
+				t.Errorf("delete, which makes room: %v", out)
+			}
+			delete(values, "kept-3")
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			attunetest.Eventually(t, "writes are accepted", func() bool { return s.say(n, "set more 0 0 1", "x") == "STORED" })
+			s.restartAll()
+			s.reads(n, values)
+		})
+	}
+}

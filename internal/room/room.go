@@ -1,0 +1,95 @@
+// Package room watches how much room is left on the file systems of directories,
+// so that who writes there can refuse in time, and need not find out by a write that
+// fails halfway: a log or a database that meets a full disk can only give up.
+package room
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/dustin/go-humanize"
+)
+
+const (
+	// Reserve is the least room in bytes that there should be: what was accepted
+	// before somebody noticed must still fit.
+	Reserve = 128 << 20
+	// every is how often it is looked.
+	every = 500 * time.Millisecond
+)
+
+// ErrFull is what [Watch.Err] is when there is too little room.
+var ErrFull = errors.New("disk is full")
+
+// Watch looks after some directories. Its methods may be called concurrently.
+type Watch struct {
+	dirs    []string
+	reserve uint64
+	told    func(err error) // of run alone, after New
+	full    atomic.Pointer[error]
+	stop    chan struct{}
+	once    sync.Once
+	running sync.WaitGroup
+}
+
+// New begins to watch directories, which must be there. reserve is the bytes to be
+// left free on the file system of each. told is called when Err begins to be an error,
+// and when it is none any more. It must be closed.
+func New(reserve uint64, told func(err error), dirs ...string) *Watch {
+	w := &Watch{dirs: dirs, reserve: reserve, told: told, stop: make(chan struct{})}
+	w.look()
+	w.running.Go(w.run)
+	return w
+}
+
+// Err says which directory has too little room: an [ErrFull] with what to do about
+// it. Nil if all have enough. It costs one load.
+func (w *Watch) Err() error {
+	if err := w.full.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Close ends the watching.
+func (w *Watch) Close() {
+	w.once.Do(func() { close(w.stop) })
+	w.running.Wait()
+}
+
+func (w *Watch) run() {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			w.look()
+		case <-w.stop:
+			return
+		}
+	}
+}
+
+// look looks once. A file system that does not tell is taken for one with room: a
+// write will find out.
+func (w *Watch) look() {
+	for _, dir := range w.dirs {
+		u, err := vfs.Default.GetDiskUsage(dir)
+		if err != nil || u.AvailBytes >= w.reserve {
+			continue
+		}
+		err = fmt.Errorf("%w: %s has %s left, and writes need %s: make room there", ErrFull, dir,
+			humanize.IBytes(u.AvailBytes), humanize.IBytes(w.reserve))
+		if w.full.Swap(&err) == nil {
+			w.told(err)
+		}
+		return
+	}
+	if w.full.Swap(nil) != nil {
+		w.told(nil)
+	}
+}
