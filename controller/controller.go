@@ -67,9 +67,10 @@ type shard struct {
 	engine  consistency.Engine
 	replica *replica.Replica
 	backend kvadapter.Backend
-	// remote says that bytes are outside this process: whoever reads or writes
-	// them waits in place.
+	// remote says that bytes are outside this process: what is not at hand is
+	// fetched, and the session waits.
 	remote bool
+	fetch  *fetcher // if remote
 	// alone says that engine and bytes have only this process to do with: a
 	// request waits for nothing, so it gets no deadline, and a barrier changes
 	// nothing, so the clock need not be read again behind it. Both are a tenth of
@@ -160,6 +161,9 @@ func (n *Node) openShard(ctx context.Context) error {
 	if g, ok := sh.engine.(interface{ Fatal() <-chan error }); ok {
 		n.watch(g.Fatal())
 	}
+	if sh.remote {
+		sh.fetch = newFetcher(n.ctx, sh.replica, backend)
+	}
 	if n.cfg.wrap != nil {
 		sh.engine = n.cfg.wrap(sh.engine)
 	}
@@ -184,11 +188,6 @@ func (n *Node) awaitReady(ctx context.Context) error {
 func (n *Node) openLoops(context.Context) (err error) {
 	if n.cfg.goroutines {
 		return nil
-	}
-	for _, sh := range n.shards {
-		if sh.remote {
-			return nil
-		}
 	}
 	n.loops, err = newLoops(n)
 	return err
@@ -450,7 +449,11 @@ func (n *Node) closeNow(cause error) error {
 		errs = append(errs, n.admin.close())
 	}
 	for _, sh := range n.shards {
-		errs = append(errs, sh.engine.Close(), sh.backend.Close())
+		errs = append(errs, sh.engine.Close())
+		if sh.remote {
+			sh.fetch.running.Wait()
+		}
+		errs = append(errs, sh.backend.Close())
 	}
 	return errors.Join(errs...)
 }
