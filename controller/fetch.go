@@ -42,7 +42,7 @@ type ahead struct {
 func (a *ahead) forget() {
 	clear(a.slot[:])
 	clear(a.got)
-	a.keys, a.got, a.rounds = a.keys[:0], a.got[:0], 0
+	a.keys, a.got, a.rounds, a.done = a.keys[:0], a.got[:0], 0, nil
 }
 
 // fetcher gets values from a backend outside this process for sessions, which must

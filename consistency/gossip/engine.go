@@ -188,13 +188,15 @@ func (e *Engine) Find(c *attune.Call, key attune.Key, lost attune.Item) bool {
 	}
 	key.Text = append([]byte(nil), key.Text...)
 	e.running.Go(func() { // others are asked, or the backend is once more
-		ctx, cancel := e.bound(c)
-		defer cancel()
+		ctx, cancel := context.WithCancelCause(c.Ctx)
+		defer cancel(nil)
 		if e.core != nil {
-			var stop context.CancelCauseFunc
-			ctx, stop = context.WithCancelCause(c.Ctx)
-			defer stop(nil)
-			defer context.AfterFunc(e.ctx, func() { stop(errClosed) })()
+			defer context.AfterFunc(e.ctx, func() { cancel(errClosed) })()
+		}
+		if !c.Deadline.IsZero() {
+			var end context.CancelFunc
+			ctx, end = context.WithDeadlineCause(ctx, c.Deadline, e.o.Timeout)
+			defer end()
 		}
 		c.Res[0].Item, c.Err = e.Recover(ctx, key, lost)
 		c.Done()

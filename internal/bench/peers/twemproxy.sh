@@ -18,7 +18,7 @@ PIPELINES=${PIPELINES:-1 16}
 ROUNDS=${ROUNDS:-5}
 DURATION=${DURATION:-3s} # of a round
 CONNS=${CONNS:-64}
-KEYS=${KEYS:-100000}
+KEYS=${KEYS:-20000}
 VALUE=${VALUE:-100}      # bytes
 LIMIT=${LIMIT:-1800}     # seconds, for everything
 
@@ -120,7 +120,7 @@ controllers() { # level hot-cache; sets ours and our_pids
 # them, and reads for a while, so that what was lost all the same is repaired.
 fill() {
 	local load
-	for load in "--prefill --ops 1 --warmup 0s --ratio 1:0" "--prefill=false --duration 4s --warmup 0s --ratio 1:0"; do
+	for load in "--prefill --ops 1 --warmup 0s --ratio 1:0" "--prefill=false --duration 2s --warmup 0s --ratio 1:0"; do
 		# shellcheck disable=SC2086 # several words
 		"$ATTUNE" bench --server "$(commas "$@")" --conns 3 --pipeline 16 --keys "$KEYS" --value-size "$VALUE" $load \
 			>"$dir/fill.out" 2>&1 || { cat "$dir/fill.out" >&2; exit 1; }
