@@ -41,7 +41,8 @@ var ErrTimeout = errors.New("timed out waiting for the backend; see op-timeout")
 
 // Engine keeps one level's promise for one shard.
 //
-// Write, Barrier and Recover answer in the [attune.Call]. One that returns true
+// Write, Barrier and Recover answer in the [attune.Call], and wait for nothing but
+// locks: not for others, and not for a backend outside this process. One that returns true
 // has answered already. One that returns false answers later, and says so by
 // calling c.Done, once: from any goroutine, also before it returned false, and
 // with locks held, since Done neither blocks nor calls the engine. It is not

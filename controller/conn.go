@@ -12,8 +12,7 @@ import (
 const firstRead = 2 << 10
 
 // serveConn moves a session's bytes on a goroutine of its own. It is how a
-// connection is served where a command waits in place (a store across the
-// network), and on systems without epoll; otherwise see loop.
+// connection is served on systems without epoll; otherwise see loop.
 func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 	s := newSession(n, stripe)
 	answered := make(chan struct{}, 1) // room for the answer nobody waits for

@@ -70,9 +70,10 @@ type shard struct {
 	engine  consistency.Engine
 	replica *replica.Replica
 	backend kvadapter.Backend
-	// remote says that bytes are outside this process: whoever reads or writes
-	// them waits in place.
+	// remote says that bytes are outside this process: what is not at hand is
+	// fetched, and the session waits.
 	remote bool
+	fetch  *fetcher // if remote
 	// peers says that there may be others who have bytes that are out of reach here.
 	peers bool
 	// alone says that engine and bytes have only this process to do with: a
@@ -176,6 +177,9 @@ func (n *Node) openShard(ctx context.Context) error {
 	if g, ok := sh.engine.(interface{ Fatal() <-chan error }); ok {
 		n.watch(g.Fatal())
 	}
+	if sh.remote {
+		sh.fetch = newFetcher(n.ctx, sh.replica, backend)
+	}
 	if n.cfg.wrap != nil {
 		sh.engine = n.cfg.wrap(sh.engine)
 	}
@@ -224,11 +228,6 @@ func (n *Node) awaitReady(ctx context.Context) error {
 func (n *Node) openLoops(context.Context) (err error) {
 	if n.cfg.goroutines {
 		return nil
-	}
-	for _, sh := range n.shards {
-		if sh.remote {
-			return nil
-		}
 	}
 	n.loops, err = newLoops(n)
 	return err
@@ -503,7 +502,11 @@ func (n *Node) closeNow(cause error) error {
 		errs = append(errs, n.admin.close())
 	}
 	for _, sh := range n.shards {
-		errs = append(errs, sh.engine.Close(), sh.backend.Close())
+		errs = append(errs, sh.engine.Close())
+		if sh.remote {
+			sh.fetch.running.Wait()
+		}
+		errs = append(errs, sh.backend.Close())
 	}
 	if n.room != nil {
 		n.room.Close()

@@ -6,6 +6,7 @@
 //	controller.go  Node: parts opened in order, drained in reverse
 //	session.go     one connection's commands: parse, batch, answer
 //	execute.go     asking the engine: what waits, and what is done with the answer
+//	fetch.go       values from a backend outside this process, for many sessions at once
 //	loop_linux.go  moves the bytes of many sessions on one goroutine (epoll)
 //	conn.go        moves the bytes of one session on a goroutine of its own
 //	output.go      replies gathered for one write
@@ -25,5 +26,7 @@
 // in the middle of its batch, and step returns wantAnswer; Call.Done puts it on the
 // list of its loop, and wakes that, or its goroutine. Called again, step goes on at
 // the same command. Meanwhile the loop serves others: a thousand connections that
-// wait for a quorum cost their buffers, and no goroutine.
+// wait for a quorum cost their buffers, and no goroutine. So it is with values that
+// must be fetched from a backend outside this process: what the replica does not have
+// at hand the session leaves to a fetcher, whose round trips it shares with others.
 package controller

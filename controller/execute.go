@@ -1,12 +1,10 @@
 package controller
 
 import (
-	"context"
 	"errors"
 	"time"
 
 	"github.com/attunekv/attune"
-	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/protocol"
 	"github.com/attunekv/attune/replica"
@@ -18,6 +16,7 @@ type asked uint8
 const (
 	askedNothing asked = iota
 	askedBarrier       // for the reads received so far
+	askedFetch         // of bytes for the current read, and for others behind it
 	askedRecover       // of the bytes of the current read
 	askedLease         // the write that the current read turned out to be
 	askedWrites        // those of the batch that stand together
@@ -66,7 +65,8 @@ func (s *session) deadline(sh *shard) time.Time {
 	case d == 0:
 		return time.Time{}
 	case sh.remote:
-		// Earlier commands of this step may have waited for the backend.
+		// Others that this turn served may have taken their time: it is longer where
+		// bytes go to a backend.
 		return time.Now().Add(d)
 	}
 	return s.turn.Add(d)
@@ -147,11 +147,14 @@ func (s *session) look(sh *shard, op *attune.Op) (attune.Item, error) {
 	var item attune.Item
 	var err error
 	if sh.remote {
-		if s.work.ahead.slot[s.next] == 0 {
-			s.fetchAhead(sh)
+		for here := false; ; {
+			if item, here, err = s.here(sh, op, bump); here {
+				break
+			}
+			if s.fetchAhead(sh) {
+				return attune.Item{}, nil
+			}
 		}
-		i := s.work.ahead.slot[s.next] - 1
-		item, err = s.work.ahead.items[i], s.work.ahead.errs[i]
 	} else {
 		item, err = sh.replica.Get(s.call.Ctx, op.Key, s.work.value, bump)
 		// A Large one is the store's own memory: nothing may be read into it.
@@ -187,13 +190,37 @@ func (s *session) retrieve(sh *shard, op *attune.Op, lost attune.Item) (attune.I
 	return s.work.res[0].Item, s.call.Err
 }
 
-// fetchAhead gets the values of this read and of those behind it, up to the
-// next write or until they are worth a reply.
-func (s *session) fetchAhead(sh *shard) {
+// here gets the item of the current read if it need not be fetched, or was. Of
+// later reads no more than bytes were fetched with it: each sees what the index says
+// when its turn comes, so they see things in order.
+func (s *session) here(sh *shard, op *attune.Op, bump bool) (item attune.Item, ok bool, err error) {
 	a := &s.work.ahead
-	a.keys = a.keys[:0]
-	a.slot = [batchSize]uint8{} // what an earlier call fetched is overwritten
-	bump := !s.work.batch[s.next].Op.Mode.Has(attune.NoBump)
+	var none replica.Got
+	got := &none
+	if i := a.slot[s.next]; i > 0 {
+		got = &a.got[i-1]
+	}
+	item, ok, err = sh.replica.Here(op.Key, got, bump)
+	if !ok && a.rounds == fetchRounds {
+		ok, err = true, replica.ErrBusy
+	}
+	if ok {
+		a.rounds = 0
+	}
+	return item, ok, err
+}
+
+// fetchRounds is how often the bytes of a read are fetched, if its key is written
+// each time before they come.
+const fetchRounds = 8
+
+// fetchAhead asks for the value that this read needs, and for those behind it, up to
+// the next write or until they are worth a reply. False: it needs none any more.
+func (s *session) fetchAhead(sh *shard) bool {
+	a := &s.work.ahead
+	rounds := a.rounds
+	a.forget()
+	a.rounds = rounds + 1
 	size := 0 // what a client that does not read would make this session hold
 	for i := s.next; i < s.n && size < highWater; i++ {
 		r := &s.work.batch[i]
@@ -203,22 +230,19 @@ func (s *session) fetchAhead(sh *shard) {
 		if !isRead(&r.Op) {
 			break
 		}
-		if r.Op.NeedsValue() && s.node.route(&r.Op.Key) == sh && bump == !r.Op.Mode.Has(attune.NoBump) {
-			size += sh.replica.Peek(r.Op.Key, false).Size
-			a.keys = append(a.keys, r.Op.Key)
+		var got replica.Got
+		if r.Op.NeedsValue() && s.node.route(&r.Op.Key) == sh && sh.replica.Lacks(r.Op.Key, &got) {
+			size += got.Size()
+			a.keys, a.got = append(a.keys, r.Op.Key), append(a.got, got)
 			a.slot[i] = uint8(len(a.keys))
+		} else if i == s.next {
+			return false // they have come by another way since
 		}
 	}
-	for len(a.items) < len(a.keys) {
-		a.items, a.errs = append(a.items, attune.Item{}), append(a.errs, nil)
-	}
-	ctx := s.call.Ctx
-	if d := s.deadline(sh); !d.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, d, consistency.ErrTimeout)
-		defer cancel()
-	}
-	sh.replica.GetMulti(ctx, a.keys, a.items[:len(a.keys)], a.errs[:len(a.keys)], bump)
+	a.deadline, a.done = s.deadline(sh), s.call.Done
+	s.asked = askedFetch
+	sh.fetch.add(a)
+	return true
 }
 
 // write executes the writes of the batch from next on that one shard serves.
@@ -279,7 +303,7 @@ func (s *session) wrote() {
 	// Replies count from no earlier than the writes did, or a TTL just set would
 	// read back a second longer.
 	s.now = s.node.now()
-	s.work.ahead.slot = [batchSize]uint8{} // what was fetched may have changed
+	s.work.ahead.forget() // what was fetched may have changed
 }
 
 // flushAll executes the one Flush in s.work.ops on every shard that has not had

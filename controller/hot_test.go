@@ -3,6 +3,7 @@ package controller
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/internal/attunetest"
@@ -26,9 +27,10 @@ func TestHotReadsAskNoServer(t *testing.T) {
 				}
 				return got
 			}
+			// Until the server has it, a value needs no cache.
 			for _, value := range []string{"first", "other"} {
 				c.set("k", []byte(value))
-				for range 8 {
+				for end, was := time.Now().Add(patience), stats()["hot_hits"]; stats()["hot_hits"] == was && time.Now().Before(end); {
 					c.ask("get k\r\n", "VALUE k 0 5\r\n"+value+"\r\nEND\r\n")
 				}
 			}
@@ -44,5 +46,32 @@ func TestHotReadsAskNoServer(t *testing.T) {
 			c.ask("delete k\r\nget k\r\n", "DELETED\r\nEND\r\n")
 			c.ask("set k 0 0 4\r\nlast\r\nflush_all\r\nget k\r\n", "STORED\r\nOK\r\nEND\r\n")
 		})
+	}
+}
+
+// A read of a hot value allocates nothing, from parsing to the reply; and one in a
+// pipeline with values that must be fetched waits for these alone.
+func TestHotReadDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes pools drop things")
+	}
+	cfg := testConfig()
+	cfg.Backend = "memcached://" + attunetest.StartMemcached(t).Addr
+	b := newBench(t, cfg)
+	done := make(chan struct{}, 1)
+	b.s.call.Done = func() { done <- struct{}{} }
+	fetched := 0
+	b.answer = func() { fetched++; <-done }
+	b.feed("set k 0 0 1\r\n1\r\nset cold 0 0 1\r\n2\r\n")
+	for range 3 {
+		b.feed("get k\r\n")
+	}
+	fetched = 0
+	if n := testing.AllocsPerRun(2000, func() { b.feed("get k\r\n") }); n >= 0.5 || fetched > 0 {
+		t.Errorf("%v allocations per read, %d times something was fetched", n, fetched)
+	}
+	b.feed("get k cold nothing k\r\n")
+	if want := "VALUE k 0 1\r\n1\r\nVALUE cold 0 1\r\n2\r\nVALUE k 0 1\r\n1\r\nEND\r\n"; string(b.out) != want || fetched != 1 {
+		t.Errorf("%q after %d fetches, want %q after 1", b.out, fetched, want)
 	}
 }

@@ -15,8 +15,7 @@ import (
 // loop serves many connections on one goroutine: it waits in epoll, and reads,
 // executes and answers in place. Against a goroutine per connection this saves
 // a hand-off per request, about a quarter of its cost when requests come one by
-// one. It is right only where no call waits for anything but a lock; where one
-// may, see serveConn.
+// one. It is right because no call of a session waits for anything but a lock.
 //
 // A connection whose engine answers later is parked: nothing is done with it
 // until the engine calls Done, which puts it on a list that the loop works off

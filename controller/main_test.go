@@ -66,12 +66,19 @@ func eachDriver(t *testing.T, test func(t *testing.T, cfg Config)) {
 	for _, level := range []consistency.Level{consistency.Linearizable, consistency.Eventual} {
 		t.Run(level.String(), func(t *testing.T) { test(t, clusterConfig(t, level)) })
 	}
-	t.Run("memcached", func(t *testing.T) {
-		cfg := testConfig()
-		cfg.Backend = "memcached://" + attunetest.StartMemcached(t, "-I", "32m", "-m", "256").Addr + "?timeout=5s"
-		cfg.OpTimeout = patience
-		test(t, cfg)
-	})
+	for _, goroutines := range []bool{false, true} {
+		name := "memcached"
+		if goroutines {
+			name += " goroutine"
+		}
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig()
+			cfg.goroutines = goroutines
+			cfg.Backend = "memcached://" + attunetest.StartMemcached(t, "-I", "32m", "-m", "256").Addr + "?timeout=5s"
+			cfg.OpTimeout = patience
+			test(t, cfg)
+		})
+	}
 }
 
 // clusterConfig is that of a cluster of one.

@@ -31,13 +31,8 @@ type workspace struct {
 	res []attune.Result
 
 	// Reads of the batch fetched together, where one by one would cost a round
-	// trip each: batch[i] is answered by items[slot[i]-1], if slot[i] is not 0.
-	ahead struct {
-		keys  []attune.Key
-		items []attune.Item
-		errs  []error
-		slot  [batchSize]uint8
-	}
+	// trip each.
+	ahead ahead
 }
 
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
@@ -313,8 +308,7 @@ func (s *session) run() want {
 	}
 	if s.n > 0 {
 		s.n, s.next = 0, 0
-		s.work.ahead.slot = [batchSize]uint8{}
-		clear(s.work.ahead.items) // they pin values
+		s.work.ahead.forget()
 	}
 	return wantInput
 }

@@ -92,6 +92,12 @@ type Batcher interface {
 	GetMulti(ctx context.Context, keys []attune.Key, recs []Record, errs []error)
 }
 
+// Spread is a Backend whose records are on several servers, each as fast as it is.
+type Spread interface {
+	// Server is the number of the one that key belongs to, from 0.
+	Server(key attune.Key) int
+}
+
 // Scanner is a Backend that can list what it holds, in no particular order and
 // without a consistent cut: a record that is there throughout is listed once. It
 // stops early when fn returns false. key is valid until fn returns. fn may take

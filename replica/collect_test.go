@@ -55,7 +55,7 @@ func TestFreedIsExpired(t *testing.T) {
 				t.Errorf("%+v, digest %x, used %d; before %x, %d", st, r.Digest(), r.usage(), digest, used)
 			}
 			items, errs := make([]attune.Item, 2), make([]error, 2)
-			r.GetMulti(context.Background(), []attune.Key{key, keyOf(r, "other")}, items, errs, true)
+			r.getMulti(context.Background(), []attune.Key{key, keyOf(r, "other")}, items, errs, true)
 			got, err := r.Get(context.Background(), key, nil, true)
 			for _, it := range []attune.Item{got, items[0], r.Peek(key, true)} {
 				if it.Version != at(10, 0) || it.Live(epoch+1) || it.Size != 0 || err != nil || errs[0] != nil {
@@ -604,7 +604,7 @@ func mergeAllOver(t *testing.T, backend kvadapter.Backend) {
 				it, err := r.Get(ctx, key, buf, true)
 				check(key, it, err)
 				items, errs := make([]attune.Item, len(keys)), make([]error, len(keys))
-				r.GetMulti(ctx, keys, items, errs, false)
+				r.getMulti(ctx, keys, items, errs, false)
 				for i := range keys {
 					check(keys[i], items[i], errs[i])
 				}

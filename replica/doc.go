@@ -8,7 +8,7 @@
 //
 // The parts:
 //
-//	replica.go  Open, Peek, Get, GetMulti: reading
+//	replica.go  Open, Peek, Get; Here, Lacks, Bring: reading in steps that do not wait
 //	apply.go    Apply and Flush: versions are compared, nothing is decided
 //	merge.go    Merge, MergeAll, Mark: Apply where changes come in any order;
 //	            Each, Fetch: what a peer may lack

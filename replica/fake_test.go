@@ -75,6 +75,32 @@ func (s *store) Close() error { return nil }
 // forget loses a key's bytes behind the replica's back.
 func (s *store) forget(h attune.KeyHash) { _ = s.Delete(context.Background(), attune.Key{Hash: h}) }
 
+// getMulti reads many keys as a session does: what is not here is brought in one
+// round trip, and read again.
+func (r *Replica) getMulti(ctx context.Context, keys []attune.Key, items []attune.Item, errs []error, bump bool) {
+	if r.memory != nil {
+		for i, key := range keys {
+			items[i], errs[i] = r.Get(ctx, key, nil, bump)
+		}
+		return
+	}
+	got := make([]Got, len(keys))
+	var missing []attune.Key
+	var ask []*Got
+	for i, key := range keys {
+		if r.Lacks(key, &got[i]) {
+			missing, ask = append(missing, key), append(ask, &got[i])
+		}
+	}
+	r.Bring(ctx, missing, ask)
+	for i, key := range keys {
+		var ok bool
+		if items[i], ok, errs[i] = r.Here(key, &got[i], bump); !ok { // written meanwhile
+			items[i], errs[i] = r.Get(ctx, key, nil, bump)
+		}
+	}
+}
+
 // memory is a store in this process.
 type memory struct {
 	*store

@@ -3,6 +3,7 @@ package replica
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -237,11 +238,12 @@ func TestHotReadsDoNotAllocate(t *testing.T) {
 	b.read(t, r, key, "one")
 	b.read(t, r, key, "one")
 	buf := make([]byte, 0, 64)
+	var got Got
 	ctx := context.Background()
 	for name, read := range map[string]func(){
 		"Get": func() { _, _ = r.Get(ctx, key, buf, true) },
 		"Here": func() {
-			if _, ok := r.Here(key, true); !ok {
+			if _, ok, _ := r.Here(key, &got, true); !ok {
 				t.Fatal("not hot")
 			}
 		},
@@ -252,28 +254,61 @@ func TestHotReadsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// What must be fetched first counts as read when it is.
-func TestHereCountsNothingItDoesNotAnswer(t *testing.T) {
+// What must be fetched first counts as read when it is, and what was fetched is an
+// answer only while the index names it.
+func TestHereAnswersWhatTheIndexNames(t *testing.T) {
 	r, b := openHot(1 << 20)
+	ctx := context.Background()
 	key := keyOf(r, "k")
-	if it, ok := r.Here(key, true); !ok || it.Version != 0 {
-		t.Errorf("an absent key is %+v, %v", it, ok)
+	here := func(got *Got, wantOK bool, want string, wantErr error) {
+		t.Helper()
+		if it, ok, err := r.Here(key, got, true); ok != wantOK || string(it.Value) != want || !errors.Is(err, wantErr) {
+			t.Fatalf("%+v, %v, %v, want %q, %v, %v", it, ok, err, want, wantOK, wantErr)
+		}
 	}
+	bring := func() *Got {
+		t.Helper()
+		got := new(Got)
+		if !r.Lacks(key, got) {
+			t.Fatal("nothing to fetch")
+		}
+		r.Bring(ctx, []attune.Key{key}, []*Got{got})
+		return got
+	}
+	here(new(Got), true, "", nil) // absent
 	mustApply(t, r, put(key, 1, "one"))
-	if it, ok := r.Here(key, true); ok || it.Value != nil {
-		t.Errorf("%+v is here", it)
-	}
+	here(new(Got), false, "", nil)
 	if r.Peek(key, false).Fetched {
 		t.Error("counted as read")
 	}
-	b.read(t, r, key, "one")
-	b.read(t, r, key, "one")
-	if it, ok := r.Here(key, true); !ok || string(it.Value) != "one" || !it.Fetched {
-		t.Errorf("a hot value is %+v, %v", it, ok)
+	one := bring()
+	if one.Size() != 3 {
+		t.Errorf("asked for %d bytes", one.Size())
 	}
-	without := Open(Options{Backend: b})
-	mustApply(t, without, put(keyOf(without, "x"), 1, "x"))
-	if _, ok := without.Here(keyOf(without, "x"), true); ok {
-		t.Error("without a cache it is here")
+	mustApply(t, r, put(key, 2, "two"))
+	here(one, false, "", nil) // it was written meanwhile
+	two := bring()
+	here(two, true, "two", nil)
+	here(two, true, "two", nil)
+	if r.Lacks(key, new(Got)) {
+		t.Error("read twice and not hot")
+	}
+	mustApply(t, r, put(key, 3, "new")) // replaces what is hot
+	here(two, true, "new", nil)
+	r.hot.drop(key.Hash)
+	b.forget(key.Hash)
+	here(bring(), true, "", ErrGone)
+	failed := new(Got)
+	r.Lacks(key, failed)
+	failed.Fail(kvadapter.ErrUnavailable)
+	here(failed, true, "", kvadapter.ErrUnavailable)
+	// Staged bytes are here at once.
+	c := put(key, 4, "staged")
+	if applied, err := r.Apply(c); !applied || err != nil {
+		t.Fatal(applied, err)
+	}
+	here(new(Got), true, "staged", nil)
+	if err := r.Settle(ctx, c); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -183,15 +183,21 @@ func (r *Replica) Get(ctx context.Context, key attune.Key, buf []byte, bump bool
 	if r.memory != nil {
 		return r.load(ctx, key, buf, bump)
 	}
-	it, here := r.find(key, bump, bump)
-	if here {
-		if n := len(it.Value); n > 0 && n < kvadapter.Large {
-			it.Value = append(buf[:0], it.Value...)
+	var got Got
+	for range maxReads {
+		it, ok, err := r.Here(key, &got, bump)
+		if ok {
+			n := len(it.Value)
+			fetched := n > 0 && len(got.rec.Value) > 0 && &it.Value[0] == &got.rec.Value[0]
+			if n > 0 && n < kvadapter.Large && !fetched {
+				it.Value = append(buf[:0], it.Value...)
+			}
+			return it, err
 		}
-		return it, nil
+		got.ask(&it)
+		got.rec, got.err = r.backend.Get(ctx, key, buf)
 	}
-	rec, err := r.backend.Get(ctx, key, buf)
-	return r.verify(ctx, key, it, rec, err, buf, bump)
+	return attune.Item{}, ErrBusy
 }
 
 // load is Get from memory in this process.
@@ -222,113 +228,113 @@ func (r *Replica) load(ctx context.Context, key attune.Key, buf []byte, bump boo
 	return it, err
 }
 
-// Here is Get for as much as can be said without asking a backend outside this
-// process: it has its Value, which is shared and must not be modified, or the key
-// is absent. If not ok, the bytes must be fetched; then the item does not count as
-// read yet.
-func (r *Replica) Here(key attune.Key, bump bool) (it attune.Item, ok bool) {
-	return r.find(key, bump, false)
+// Got is what a backend outside this process had of a key when Bring asked it, for
+// the bytes that the index named before.
+type Got struct {
+	stored attune.Version // what the index named; 0: nothing was asked for
+	size   int
+	rec    kvadapter.Record
+	err    error
 }
 
-// find returns what the index knows of a key, and whether that is all that there
-// is to say: its bytes, if it has any, are in the stage or the cache of hot ones.
-// It counts as read then, if bump is set; and if the bytes are elsewhere, with
-// fetch.
-func (r *Replica) find(key attune.Key, bump, fetch bool) (it attune.Item, here bool) {
+// Size is how many bytes were, or are to be, asked for.
+func (g *Got) Size() int { return g.size }
+
+func (g *Got) ask(it *attune.Item) { *g = Got{stored: it.Stored, size: it.Size} }
+
+// Fail says why nothing was asked.
+func (g *Got) Fail(err error) { g.err = err }
+
+// Here is Get for as much as can be said without waiting for a backend outside this
+// process. ok says that this is the answer: key is absent, or its bytes are in the
+// stage or among the hot ones, or they are what got has, or got says that they are
+// lost, or why they could not be had. A Value is shared and must not be modified.
+// If not ok, they must be fetched: the item does not count as read yet, and another
+// Here with what was got then is the answer, unless the key was written meanwhile.
+//
+// So what is fetched is bytes and no more: which of them are an answer the index
+// says when it is given, and reads that are answered in order see things in order.
+func (r *Replica) Here(key attune.Key, got *Got, bump bool) (it attune.Item, ok bool, err error) {
 	s := r.segment(key.Hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := r.lookup(s, key.Hash)
 	if e == nil {
-		return attune.Item{}, true
+		return attune.Item{}, true, nil
 	}
 	it = e.item()
-	if e.bare() {
+	switch it.Value = s.value(&it, key.Hash); {
+	case e.bare():
 		it.Value = []byte{}
-	} else {
-		it.Value = r.near(s, &it, key.Hash)
+	case it.Value != nil:
+	case r.isHot(&it, key.Hash):
+		s.hotHits++
+	case got.stored != 0 && got.err == nil && r.wrote(&it, &got.rec):
+		it.Value = notNil(got.rec.Value)
+		s.hotMisses++
+		if bump && it.Fetched {
+			r.hot.add(key.Hash, got.rec)
+		}
+	case got.stored != it.Stored:
+		return it, false, nil
+	case got.err != nil && !errors.Is(got.err, kvadapter.ErrNotFound):
+		return it, true, got.err
+	default:
+		s.gone++
+		err = ErrGone
 	}
-	here = it.Value != nil
-	if here && bump || fetch {
+	if bump {
 		r.bump(e)
 	}
-	return it, here
+	return it, true, err
 }
 
-// near returns it's bytes if they need not be fetched, else nil. They are shared.
-func (r *Replica) near(s *segment, it *attune.Item, h attune.KeyHash) []byte {
-	if v := s.value(it, h); v != nil {
-		return v
+// isHot sets it's Value if it is among the hot ones.
+func (r *Replica) isHot(it *attune.Item, h attune.KeyHash) bool {
+	rec, ok := r.hot.get(h)
+	if ok = ok && r.wrote(it, &rec); ok {
+		it.Value = notNil(rec.Value)
 	}
-	if r.hot == nil {
-		return nil
-	}
-	if rec, ok := r.hot.get(h); ok && r.wrote(it, &rec) {
-		s.hotHits++
-		return notNil(rec.Value)
-	}
-	s.hotMisses++
-	return nil
+	return ok
 }
 
-// verify judges what a backend outside this process answered when it was asked
-// for it's bytes, and asks again if that settles nothing: the index may have
-// moved on meanwhile, so a stamp that differs proves nothing until it is compared
-// with the entry as it is then.
-//
-// What is read again, read says whether it is, is kept among the hot.
-func (r *Replica) verify(ctx context.Context, key attune.Key, it attune.Item, rec kvadapter.Record, err error, buf []byte, read bool) (attune.Item, error) {
-	for range maxReads {
-		found := err == nil
-		if !found && !errors.Is(err, kvadapter.ErrNotFound) {
-			return it, err
-		}
-		if found && r.wrote(&it, &rec) {
-			it.Value = notNil(rec.Value)
-			if read && it.Fetched {
-				r.hot.add(key.Hash, rec)
-			}
-			return it, nil
-		}
-		if it, err = r.recheck(key, it.Stored, rec, found, buf); it.Value != nil || it.Version == 0 || err != nil {
-			return it, err
-		}
-		rec, err = r.backend.Get(ctx, key, buf)
-	}
-	return attune.Item{}, ErrBusy
-}
-
-// recheck looks at the index again after the backend had other bytes for a key
-// than those stored at was. It returns the item with its Value if that is at
-// hand now, the zero Item if the key is gone, an Item without Value if the bytes
-// must be fetched again, and ErrGone if they are lost.
-func (r *Replica) recheck(key attune.Key, was attune.Version, rec kvadapter.Record, found bool, buf []byte) (attune.Item, error) {
+// Lacks reports whether the bytes of a key must be fetched before it can be read,
+// and notes in got which.
+func (r *Replica) Lacks(key attune.Key, got *Got) bool {
 	s := r.segment(key.Hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := r.lookup(s, key.Hash)
-	if e == nil {
-		return attune.Item{}, nil
+	if e == nil || e.bare() {
+		return false
 	}
 	it := e.item()
-	if e.bare() {
-		it.Value = []byte{}
-		return it, nil
+	if s.value(&it, key.Hash) != nil || r.isHot(&it, key.Hash) {
+		return false
 	}
-	if found && r.wrote(&it, &rec) {
-		it.Value = notNil(rec.Value)
-		return it, nil
+	got.ask(&it)
+	return true
+}
+
+// Bring asks the backend for what [Replica.Lacks] noted in got, in one round trip
+// if it can: *got[i] is of keys[i]. A Value may be shared with those of equal keys.
+func (r *Replica) Bring(ctx context.Context, keys []attune.Key, got []*Got) {
+	recs, errs := make([]kvadapter.Record, len(keys)), make([]error, len(keys))
+	r.fetch(ctx, keys, recs, errs)
+	for i := range keys {
+		got[i].rec, got[i].err = recs[i], errs[i]
 	}
-	if it.Stored == was {
-		s.gone++
-		return it, ErrGone
+}
+
+// fetch gets what the backend has of keys, in one round trip if it can.
+func (r *Replica) fetch(ctx context.Context, keys []attune.Key, recs []kvadapter.Record, errs []error) {
+	if b, ok := r.backend.(kvadapter.Batcher); ok && len(keys) > 1 {
+		b.GetMulti(ctx, keys, recs, errs)
+		return
 	}
-	if v := s.value(&it, key.Hash); v != nil && len(v) < kvadapter.Large {
-		it.Value = notNil(append(buf[:0], v...))
-	} else {
-		it.Value = v
+	for i, key := range keys {
+		recs[i], errs[i] = r.backend.Get(ctx, key, nil)
 	}
-	return it, nil
 }
 
 // Prefetch has the processor fetch what a lookup of key will touch first. It is
@@ -342,46 +348,6 @@ func (r *Replica) Prefetch(key attune.Key) {
 	s.mu.Unlock()
 	if r.memory != nil {
 		r.memory.Prefetch(key)
-	}
-}
-
-// GetMulti is Get for many keys, in one round trip if the backend can: items[i]
-// and errs[i] answer keys[i]. Values may be shared, with the replica too, and must
-// not be modified.
-func (r *Replica) GetMulti(ctx context.Context, keys []attune.Key, items []attune.Item, errs []error, bump bool) {
-	if _, ok := r.backend.(kvadapter.Batcher); !ok || r.memory != nil || len(keys) == 1 {
-		for i, key := range keys {
-			items[i], errs[i] = r.Get(ctx, key, nil, bump)
-		}
-		return
-	}
-	var missing []attune.Key
-	var place []int
-	for i, key := range keys {
-		var here bool
-		if items[i], here = r.find(key, bump, bump); !here {
-			missing, place = append(missing, key), append(place, i)
-		}
-		errs[i] = nil
-	}
-	if len(missing) == 0 {
-		return
-	}
-	recs, failed := make([]kvadapter.Record, len(missing)), make([]error, len(missing))
-	r.fetch(ctx, missing, recs, failed)
-	for j, i := range place {
-		items[i], errs[i] = r.verify(ctx, keys[i], items[i], recs[j], failed[j], nil, bump)
-	}
-}
-
-// fetch gets what the backend has of keys, in one round trip if it can.
-func (r *Replica) fetch(ctx context.Context, keys []attune.Key, recs []kvadapter.Record, errs []error) {
-	if b, ok := r.backend.(kvadapter.Batcher); ok {
-		b.GetMulti(ctx, keys, recs, errs)
-		return
-	}
-	for i, key := range keys {
-		recs[i], errs[i] = r.backend.Get(ctx, key, nil)
 	}
 }
 

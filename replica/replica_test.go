@@ -240,7 +240,7 @@ func TestLostBytesAreGone(t *testing.T) {
 			}
 			var items [2]attune.Item
 			var errs [2]error
-			r.GetMulti(context.Background(), []attune.Key{key, key}, items[:], errs[:], false)
+			r.getMulti(context.Background(), []attune.Key{key, key}, items[:], errs[:], false)
 			if !errors.Is(errs[0], ErrGone) || !errors.Is(errs[1], ErrGone) {
 				t.Fatal(errs)
 			}
@@ -270,7 +270,7 @@ func TestMemoryThatRefuses(t *testing.T) {
 	}
 }
 
-func TestGetMulti(t *testing.T) {
+func TestReadingMany(t *testing.T) {
 	for name, backend := range backends() {
 		t.Run(name, func(t *testing.T) {
 			r := Open(Options{Backend: backend})
@@ -283,7 +283,7 @@ func TestGetMulti(t *testing.T) {
 				}
 			}
 			items, errs := make([]attune.Item, len(keys)), make([]error, len(keys))
-			r.GetMulti(context.Background(), keys, items, errs, true)
+			r.getMulti(context.Background(), keys, items, errs, true)
 			for i := range keys {
 				want := ""
 				if i/2%3 != 0 {
@@ -304,14 +304,14 @@ func TestGetMulti(t *testing.T) {
 	mustApply(t, r, put(a, 1, "v"))
 	down.failOnce = 1
 	items, errs := make([]attune.Item, 2), make([]error, 2)
-	r.GetMulti(context.Background(), []attune.Key{a, b}, items, errs, false)
+	r.getMulti(context.Background(), []attune.Key{a, b}, items, errs, false)
 	if !errors.Is(errs[0], kvadapter.ErrUnavailable) || errs[1] != nil {
 		t.Errorf("a dead backend: %v; a key it does not need to be asked for has no error", errs)
 	}
 }
 
 // Bytes lost of many keys are found out in the one round trip.
-func TestGetMultiOfLostBytesAsksOnce(t *testing.T) {
+func TestLostBytesOfManyAreAskedForOnce(t *testing.T) {
 	f := &remote{store: newStore()}
 	r := Open(Options{Backend: f})
 	keys := make([]attune.Key, 20)
@@ -321,7 +321,7 @@ func TestGetMultiOfLostBytesAsksOnce(t *testing.T) {
 		f.forget(keys[i].Hash)
 	}
 	items, errs := make([]attune.Item, len(keys)), make([]error, len(keys))
-	r.GetMulti(context.Background(), keys, items, errs, false)
+	r.getMulti(context.Background(), keys, items, errs, false)
 	for i := range keys {
 		if !errors.Is(errs[i], ErrGone) || items[i].Version != attune.Version(i+1) {
 			t.Errorf("key %d: %+v, %v", i, items[i], errs[i])

@@ -86,12 +86,12 @@ func stress(t *testing.T, o Options) {
 				case err != nil && !errors.Is(err, ErrGone) && !errors.Is(err, ErrBusy) && !errors.Is(err, kvadapter.ErrUnavailable):
 					t.Error(err)
 				}
-				if it, here := r.Here(key, true); here && it.Version != 0 {
+				if it, here, err := r.Here(key, new(Got), true); here && err == nil && it.Version != 0 {
 					check(key, it)
 				}
 				if rand.N(4) == 0 {
 					items, errs := make([]attune.Item, len(keys)), make([]error, len(keys))
-					r.GetMulti(ctx, keys, items, errs, false)
+					r.getMulti(ctx, keys, items, errs, false)
 					for i := range keys {
 						if errs[i] == nil && items[i].Version != 0 {
 							check(keys[i], items[i])

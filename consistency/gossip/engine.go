@@ -134,6 +134,18 @@ func (e *Engine) Ready() <-chan struct{} { return e.ready }
 // Submit is Write for a Call: c.Res answers c.Ops. True: it has; false: c.Done will
 // be called when it does.
 func (e *Engine) Submit(c *attune.Call) bool {
+	if !e.waits(c.Ops) {
+		return e.submit(c)
+	}
+	e.running.Go(func() {
+		if e.submit(c) {
+			c.Done()
+		}
+	})
+	return false
+}
+
+func (e *Engine) submit(c *attune.Call) bool {
 	if e.core != nil {
 		return e.homes.write(c)
 	}
@@ -141,6 +153,21 @@ func (e *Engine) Submit(c *attune.Call) bool {
 	e.Write(ctx, c.Ops, c.Res)
 	cancel()
 	return true
+}
+
+// waits reports whether ops wait for a backend outside this process: to be decided on
+// bytes that it has, or alone, where nobody else will have what is acknowledged, to be
+// sure of their own.
+func (e *Engine) waits(ops []attune.Op) bool {
+	if e.replica.Immediate() {
+		return false
+	}
+	for i := range ops {
+		if ops[i].NeedsValue() || e.core == nil && ops[i].Verb != attune.Flush {
+			return true
+		}
+	}
+	return false
 }
 
 // Barrier answers at once: any replica may answer any read.
@@ -160,17 +187,17 @@ func (e *Engine) bound(c *attune.Call) (context.Context, context.CancelFunc) {
 
 // Find answers in c.Res[0].Item and c.Err what Recover returns.
 func (e *Engine) Find(c *attune.Call, key attune.Key, lost attune.Item) bool {
-	if e.core == nil {
-		ctx, cancel := e.bound(c)
-		c.Res[0].Item, c.Err = e.Recover(ctx, key, lost)
-		cancel()
+	if e.core == nil && e.replica.Immediate() {
+		c.Res[0].Item, c.Err = e.Recover(c.Ctx, key, lost)
 		return true
 	}
 	key.Text = append([]byte(nil), key.Text...)
-	e.running.Go(func() { // others are asked
+	e.running.Go(func() { // others are asked, or the backend is once more
 		ctx, cancel := context.WithCancelCause(c.Ctx)
 		defer cancel(nil)
-		defer context.AfterFunc(e.ctx, func() { cancel(errClosed) })()
+		if e.core != nil {
+			defer context.AfterFunc(e.ctx, func() { cancel(errClosed) })()
+		}
 		if !c.Deadline.IsZero() {
 			var end context.CancelFunc
 			ctx, end = context.WithDeadlineCause(ctx, c.Deadline, e.o.Timeout)

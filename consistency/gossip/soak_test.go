@@ -154,14 +154,28 @@ func (c *soaker) run(end time.Time) {
 			it, err := c.replica.Get(ctx, c.key(key), nil, true)
 			c.read(ctx, start, key, it, err)
 		default:
-			keys, items, errs := make([]attune.Key, len(c.keys)), make([]attune.Item, len(c.keys)), make([]error, len(c.keys))
-			for i, text := range c.keys {
-				keys[i] = c.key(text)
-			}
+			// As a session does: fetched together, and read in order.
+			var keys []attune.Key
+			var ask []*replica.Got
+			got := make([]replica.Got, len(c.keys))
 			start := time.Since(c.began)
-			c.replica.GetMulti(ctx, keys, items, errs, true)
 			for i, text := range c.keys {
-				c.read(ctx, start, text, items[i], errs[i])
+				if !c.replica.Immediate() && c.replica.Lacks(c.key(text), &got[i]) {
+					keys, ask = append(keys, c.key(text)), append(ask, &got[i])
+				}
+			}
+			c.replica.Bring(ctx, keys, ask)
+			for i, text := range c.keys {
+				var it attune.Item
+				var err error
+				ok := false
+				if !c.replica.Immediate() {
+					it, ok, err = c.replica.Here(c.key(text), &got[i], true)
+				}
+				if !ok { // written meanwhile, or in memory
+					it, err = c.replica.Get(ctx, c.key(text), nil, true)
+				}
+				c.read(ctx, start, text, it, err)
 			}
 		}
 		cancel()

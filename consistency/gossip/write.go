@@ -57,7 +57,7 @@ func (e *Engine) Write(ctx context.Context, ops []attune.Op, res []attune.Result
 
 // run does ops none of which is a flush.
 func (e *Engine) run(ctx context.Context, ops []attune.Op, res []attune.Result) {
-	if e.replica.Immediate() || len(ops) == 1 {
+	if !e.waits(ops) || len(ops) == 1 {
 		e.lane(ctx, ops, res, 0, 1)
 		return
 	}

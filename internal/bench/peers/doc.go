@@ -19,4 +19,6 @@
 // member.
 //
 // run.sh starts the servers on loopback and runs the loads.
+// twemproxy.sh is apart from this: it compares attune over memcacheds with twemproxy
+// over memcacheds by `attune bench` alone.
 package main

@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# Compares three controllers, each over a memcached of its own, with three
+# twemproxies (nutcracker) over three memcacheds as large: all on loopback, in turns,
+# gets to sets 9:1. It prints a table: CPU is that of proxies and memcacheds together,
+# and ratios are medians over neighbouring rounds.
+#
+#   twemproxy.sh                        all of it, about ten minutes
+#   LEVELS=eventual LOADS=zipf PIPELINES=1 ROUNDS=3 DURATION=1s twemproxy.sh
+#
+# Loads: zipf and uniform; miss is uniform gets with hot-cache 0, so that every value
+# comes from a memcached. ATTUNE is the program to bench, built from this tree unless
+# given.
+set -euo pipefail
+
+LEVELS=${LEVELS:-sequential eventual}
+LOADS=${LOADS:-zipf uniform miss}
+PIPELINES=${PIPELINES:-1 16}
+ROUNDS=${ROUNDS:-5}
+DURATION=${DURATION:-3s} # of a round
+CONNS=${CONNS:-64}
+KEYS=${KEYS:-20000}
+VALUE=${VALUE:-100}      # bytes
+LIMIT=${LIMIT:-1800}     # seconds, for everything
+
+here=$(cd "$(dirname "$0")" && pwd)
+if [ -z "${PEERS_BOUNDED:-}" ]; then
+	PEERS_BOUNDED=1 exec timeout --foreground -k 20 "$LIMIT" bash "$here/twemproxy.sh" "$@"
+fi
+for program in nutcracker memcached curl python3; do
+	command -v $program >/dev/null || { echo "twemproxy.sh: $program is missing" >&2; exit 1; }
+done
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/attune-twemproxy.XXXXXX")
+servers=() # processes that run
+stop() {
+	local pid
+	{
+		for pid in "${servers[@]}"; do kill "$pid" || true; done
+		sleep 0.5
+		for pid in "${servers[@]}"; do kill -9 "$pid" || true; wait "$pid" || true; done
+	} 2>/dev/null
+	servers=()
+}
+trap 'stop; rm -rf "$dir"' EXIT
+trap 'exit 130' INT TERM
+
+# Sets free to a port that nobody listens on, below those the kernel hands out.
+used=" "
+freeport() {
+	while :; do
+		free=$((10000 + RANDOM % 20000))
+		case $used in *" $free "*) continue ;; esac
+		if ! (exec 3<>"/dev/tcp/127.0.0.1/$free") 2>/dev/null; then
+			used+="$free "
+			return
+		fi
+	done
+}
+
+commas() { local IFS=,; echo "$*"; }
+
+memcacheds() { # sets stores and pids
+	local i
+	stores=() pids=()
+	for i in 1 2 3; do
+		freeport
+		memcached -l 127.0.0.1 -p "$free" -U 0 -u nobody -m 1024 -t 1 >/dev/null 2>&1 &
+		servers+=($!) pids+=($!) stores+=("127.0.0.1:$free")
+	done
+}
+
+# await COMMAND...: until it succeeds, ten seconds at most.
+await() {
+	local tries
+	for tries in $(seq 100); do
+		if "$@" >/dev/null 2>&1; then return; fi
+		sleep 0.1
+	done
+	echo "twemproxy.sh: gave up waiting for: $*" >&2
+	exit 1
+}
+listens() { (exec 3<>"/dev/tcp/${1%:*}/${1#*:}"); }
+
+twemproxies() { # sets theirs and their_pids
+	local i
+	memcacheds
+	theirs=() their_pids=("${pids[@]}")
+	for i in 1 2 3; do
+		freeport
+		printf 'bench:\n  listen: 127.0.0.1:%s\n  hash: fnv1a_64\n  distribution: ketama\n  servers:\n' "$free" >"$dir/t$i.yml"
+		printf '   - %s:1\n' "${stores[@]}" >>"$dir/t$i.yml"
+		theirs+=("127.0.0.1:$free")
+		freeport
+		nutcracker -c "$dir/t$i.yml" -s "$free" -a 127.0.0.1 -o "$dir/t$i.log" >/dev/null 2>&1 &
+		servers+=($!) their_pids+=($!)
+	done
+	for i in "${theirs[@]}"; do await listens "$i"; done
+}
+
+controllers() { # level hot-cache; sets ours and our_pids
+	local i gossip=() admin=()
+	memcacheds
+	ours=() our_pids=("${pids[@]}")
+	for i in 0 1 2; do
+		freeport; ours+=("127.0.0.1:$free")
+		freeport; gossip+=("127.0.0.1:$free")
+		freeport; admin+=("127.0.0.1:$free")
+	done
+	for i in 0 1 2; do
+		freeport
+		"$ATTUNE" serve --name "n$i" --listen "${ours[i]}" --admin "${admin[i]}" --peer "127.0.0.1:$free" \
+			--gossip "${gossip[i]}" --join "$(commas "${gossip[@]}")" --expect 3 --threads 1 \
+			--consistency "$1" --hot-cache "$2" --backend "memcached://${stores[i]}" >"$dir/n$i.log" 2>&1 &
+		servers+=($!) our_pids+=($!)
+	done
+	for i in "${admin[@]}"; do await curl -fs "http://$i/readyz"; done
+}
+
+# fill ADDRESS...: sets every key, not faster than three memcacheds each take all of
+# them, and reads for a while, so that what was lost all the same is repaired.
+fill() {
+	local load
+	for load in "--prefill --ops 1 --warmup 0s --ratio 1:0" "--prefill=false --duration 2s --warmup 0s --ratio 1:0"; do
+		# shellcheck disable=SC2086 # several words
+		"$ATTUNE" bench --server "$(commas "$@")" --conns 3 --pipeline 16 --keys "$KEYS" --value-size "$VALUE" $load \
+			>"$dir/fill.out" 2>&1 || { cat "$dir/fill.out" >&2; exit 1; }
+	done
+}
+
+row() { # level load pipeline; the report as JSON on standard input
+	python3 -c '
+import json, sys
+report = json.load(sys.stdin)
+a, b = (t["total"] for t in report["targets"])
+if a["misses"] + b["misses"] > 0.001 * (a["ops"] + b["ops"]):
+    print("misses: %d of %d, and %d of %d" % (a["misses"], a["ops"], b["misses"], b["ops"]), file=sys.stderr)
+ratio = {r["metric"]: r for r in report["ratios"]}
+def median(metric):
+    r = ratio[metric]
+    return "%.2f (%.2f-%.2f)" % (r["median"], r["min"], r["max"])
+print("| %s | %s | %s | %d / %d | %.2f / %.2f | **%s** | %s |" % (*sys.argv[1:],
+    a["ops_per_second"], b["ops_per_second"], a["server_cpu"]["us_per_op"], b["server_cpu"]["us_per_op"],
+    median("ops_per_server_cpu_second"), median("ops_per_second")))
+' "$@"
+}
+
+if [ -z "${ATTUNE:-}" ]; then
+	ATTUNE=$dir/attune
+	(cd "$here/../../.." && CGO_ENABLED=0 go build -o "$ATTUNE" ./cmd/attune)
+fi
+echo "$(nproc) cores, $CONNS connections, $KEYS keys, $VALUE bytes, $ROUNDS rounds of $DURATION each"
+echo
+echo "| level | load | pipeline | ops/s, attune / twemproxy | us CPU per op | less CPU | throughput |"
+echo "|---|---|---|---|---|---|---|"
+for level in $LEVELS; do
+	for load in $LOADS; do
+		hot=64MiB what=(--dist "$load" --ratio 9:1)
+		[ "$load" != miss ] || { hot=0; what=(--dist uniform --ratio 1:0); }
+		for pipeline in $PIPELINES; do
+			controllers "$level" "$hot"
+			twemproxies
+			fill "${ours[@]}"
+			fill "${theirs[@]}"
+			"$ATTUNE" bench --prefill=false --server "$(commas "${ours[@]}")" --pid "$(commas "${our_pids[@]}")" \
+				--vs "$(commas "${theirs[@]}")" --vs-pid "$(commas "${their_pids[@]}")" \
+				--conns "$CONNS" --pipeline "$pipeline" --keys "$KEYS" --value-size "$VALUE" --rounds "$ROUNDS" \
+				--duration "$DURATION" "${what[@]}" --output json >"$dir/out.json" 2>"$dir/out.err" ||
+				{ cat "$dir/out.err" >&2; exit 1; }
+			row "$level" "$load" "$pipeline" <"$dir/out.json"
+			stop
+		done
+	done
+done
