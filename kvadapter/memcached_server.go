@@ -85,6 +85,9 @@ func (s *memcachedServer) call(ctx context.Context, op func() error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if err := s.refused(1); err != nil { // without waiting for those who wait for the server
+		return err
+	}
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
