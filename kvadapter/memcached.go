@@ -34,8 +34,9 @@ const (
 // servers, in the order of the URL), so other tools find records where they
 // expect them.
 //
-// Each server has a gomemcache client to itself, and beside it a connection on which
-// what callers put and delete together goes together (memcachedPipe). So an error
+// Each server has a gomemcache client to itself, and beside it a connection for what
+// is put and deleted (memcachedPipe); what callers want of a server together goes
+// together. So an error
 // names its server, dead connections are dropped for the server that died alone, and
 // no lock is shared between a server that hangs and one that works.
 //
@@ -86,7 +87,8 @@ const memcachedScheme = "memcached://"
 //
 // A server listed twice gets twice the keys. timeout bounds one request, from
 // dial to answer, for each MiB that it moves; max_idle is the connections kept
-// to a server and the most in use at once. Nothing is dialled and no name is
+// to a server and the most in use at once, but for three by which single records
+// go. Nothing is dialled and no name is
 // looked up until a call needs it, and every dial looks the name up again: a
 // server may come late, and may move.
 func newMemcached(spec string) (Backend, error) {
@@ -264,18 +266,16 @@ func (m *memcached) Get(ctx context.Context, key attune.Key, buf []byte) (Record
 	name := memcachedKey(key)
 	s := m.fleet.Load().pick(name)
 	s.gets.Add(1)
-	var item *memcache.Item
-	err := s.call(ctx, func() (err error) {
-		item, err = s.client.Get(name)
-		return err
-	})
+	item, err := s.reads.get(ctx, name)
 	if err != nil {
 		return Record{}, err
 	}
 	rec, err := s.record(item)
-	// Without a buffer to fill, the fresh slice that gomemcache read into does.
-	if err == nil && len(rec.Value) < Large && cap(buf) > 0 {
-		rec.Value = append(buf[:0], rec.Value...)
+	if err == nil && len(rec.Value) < Large {
+		if buf == nil {
+			buf = make([]byte, 0, len(rec.Value))
+		}
+		rec.Value = append(buf[:0], rec.Value...) // the item may be another caller's, too
 	}
 	return rec, err
 }
@@ -313,9 +313,9 @@ func (m *memcached) Put(ctx context.Context, key attune.Key, rec Record) error {
 		item := memcache.Item{Key: name, Value: appendMemcachedRecord(raw, key.Text, rec)}
 		return s.call(ctx, func() error { return s.client.Set(&item) })
 	}
-	w := memcachedWrites.Get().(*memcachedWrite)
+	w := memcachedWrites.Get().(*memcachedWriteSeat)
 	defer memcachedWrites.Put(w)
-	w.deletes, w.request = false, appendSet(w.request[:0], name, key.Text, rec)
+	w.load = memcachedWrite{request: appendSet(w.load.request[:0], name, key.Text, rec)}
 	return s.pipe.do(ctx, w)
 }
 
@@ -328,9 +328,9 @@ func (m *memcached) Delete(ctx context.Context, key attune.Key) error {
 	name := memcachedKey(key)
 	s := m.fleet.Load().pick(name)
 	s.deletes.Add(1)
-	w := memcachedWrites.Get().(*memcachedWrite)
+	w := memcachedWrites.Get().(*memcachedWriteSeat)
 	defer memcachedWrites.Put(w)
-	w.deletes, w.request = true, appendDelete(w.request[:0], name)
+	w.load = memcachedWrite{request: appendDelete(w.load.request[:0], name), deletes: true}
 	return s.pipe.do(ctx, w)
 }
 

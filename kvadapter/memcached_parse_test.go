@@ -99,9 +99,9 @@ func FuzzMemcachedOutcomes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, answers []byte, deletes uint8) {
 		s := newMemcachedServer("server:11211", memcachedTimeout, 1)
 		unset := errors.New("no outcome yet")
-		var batch []*memcachedWrite
+		var batch []*memcachedWriteSeat
 		for i := range 8 {
-			batch = append(batch, &memcachedWrite{deletes: deletes>>i&1 != 0, err: unset})
+			batch = append(batch, &memcachedWriteSeat{load: memcachedWrite{deletes: deletes>>i&1 != 0}, err: unset})
 		}
 		rest, err := s.readOutcomes(bufio.NewReader(bytes.NewReader(answers)), batch)
 		if (err == nil) != (len(rest) == 0) {
@@ -116,10 +116,10 @@ func FuzzMemcachedOutcomes(f *testing.F) {
 		for i, w := range batch[:len(batch)-len(rest)] {
 			line := strings.TrimRight(string(lines[i]), "\r")
 			switch {
-			case w.err == nil && !w.deletes && line == "STORED":
-			case w.err == nil && w.deletes && (line == "DELETED" || line == "NOT_FOUND"):
-			case errors.Is(w.err, ErrTooLarge) && !w.deletes && strings.Contains(line, "too large"):
-			case errors.Is(w.err, ErrFull) && !w.deletes && strings.Contains(line, "out of memory"):
+			case w.err == nil && !w.load.deletes && line == "STORED":
+			case w.err == nil && w.load.deletes && (line == "DELETED" || line == "NOT_FOUND"):
+			case errors.Is(w.err, ErrTooLarge) && !w.load.deletes && strings.Contains(line, "too large"):
+			case errors.Is(w.err, ErrFull) && !w.load.deletes && strings.Contains(line, "out of memory"):
 			default:
 				t.Fatalf("%q comes to %v", line, w.err)
 			}

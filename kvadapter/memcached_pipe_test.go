@@ -185,3 +185,36 @@ func TestMemcachedAnswersOutOfStep(t *testing.T) {
 		}
 	}
 }
+
+// TestMemcachedGetsTogether checks that what is got in one request with others is each
+// caller's own, however often a key is asked for.
+func TestMemcachedGetsTogether(t *testing.T) {
+	_, addr := startMemcached(t)
+	b := openMemcached(t, addr, "?timeout=10s")
+	value := func(i int) string { return strings.Repeat(fmt.Sprint(i), 1+i*1000) }
+	for i := range 10 {
+		if i != 3 {
+			mustPut(t, b, fmt.Sprint(i), mrec(1, value(i)))
+		}
+	}
+	var wg sync.WaitGroup
+	for g := range 40 {
+		wg.Go(func() {
+			for round := range 20 {
+				i := (g/4 + round) % 10
+				got, err := b.Get(t.Context(), mkey(fmt.Sprint(i)), nil)
+				switch {
+				case i == 3 && !errors.Is(err, kvadapter.ErrNotFound):
+					t.Errorf("%d: %d bytes, %v; want a miss", i, len(got.Value), err)
+				case i != 3 && (err != nil || string(got.Value) != value(i)):
+					t.Errorf("%d: %d bytes, %v; want %d", i, len(got.Value), err, len(value(i)))
+				}
+				clear(got.Value) // the caller's
+			}
+		})
+	}
+	wg.Wait()
+	if n := mstat(t, b, "server_0_dials"); n > 3 {
+		t.Errorf("%d connections for what is to go together", n)
+	}
+}

@@ -19,10 +19,11 @@ type memcachedServer struct {
 	addr    string
 	timeout time.Duration
 	client  *memcache.Client // for what is read, and records of Large or more
+	reads   memcachedReads   // has the client get single records
 	pipe    memcachedPipe    // for the other records, and deletions
-	// busy has a token for each call on its way. Without a bound, a thousand
-	// sessions would dial a thousand connections, and close all but max_idle of
-	// them a moment later, again and again.
+	// busy has a token for each call on its way, but those of reads and pipe. Without
+	// a bound, a thousand sessions would dial a thousand connections, and close all
+	// but max_idle of them a moment later, again and again.
 	busy chan struct{}
 
 	health  memcachedHealth
@@ -48,9 +49,10 @@ func newMemcachedServer(addr string, timeout time.Duration, maxIdle int) *memcac
 	}
 	s.client = memcache.NewFromSelector(&memcachedAddr{addr})
 	s.client.Timeout = timeout
-	s.client.MaxIdleConns = maxIdle
+	s.client.MaxIdleConns = maxIdle + readLanes
 	s.client.DialContext = s.dial
-	s.pipe.server = s
+	s.reads.open(s, maxIdle)
+	s.pipe.open(s)
 	s.health.closing, s.health.ask = make(chan struct{}), s.ping
 	return s
 }
@@ -83,21 +85,29 @@ func (s *memcachedServer) call(ctx context.Context, op func() error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	start := time.Now()
+	if err := s.refused(1); err != nil { // without waiting for those who wait for the server
+		return err
+	}
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
 	defer func() { <-s.busy }()
-	if err := s.refused(1); err != nil {
+	return s.try(1, op)
+}
+
+// try is call for n callers, who have waited for their turn.
+func (s *memcachedServer) try(n int, op func() error) error {
+	if err := s.refused(n); err != nil {
 		return err
 	}
+	start := time.Now()
 	err := op()
 	for diedIdle(err) && time.Since(start) < s.timeout {
 		s.retries.Add(1)
 		s.dropIdle()
 		err = op()
 	}
-	return s.finish(start, 1, err)
+	return s.finish(start, n, err)
 }
 
 // refused returns the error of n calls that are not made since the server is down,
@@ -149,7 +159,7 @@ func (s *memcachedServer) ping() error {
 func (s *memcachedServer) close() {
 	s.health.close()
 	s.retired.Store(true)
-	s.pipe.retire()
+	s.pipe.retire(s.pipe.hangUp)
 	s.dropIdle()
 }
 
@@ -236,7 +246,7 @@ func (s *memcachedServer) appendStats(out []Stat, prefix string) []Stat {
 		{"timeouts", s.timedOut.Load()},
 		{"retries", s.retries.Load()},
 		{"dials", s.dials.Load()},
-		{"busy", int64(len(s.busy))},
+		{"busy", int64(len(s.busy) + s.reads.underWay() + s.pipe.underWay())},
 		{"down", down},
 		{"wait_us", time.Duration(s.latency.sum.Load()).Microseconds()},
 	} {
