@@ -19,6 +19,8 @@ const (
 	// stageBound is how many may wait per lane. More are not kept here: a read
 	// that finds them missing gets them from a peer.
 	stageBound = 4096
+	// keepBytes is how many bytes may be on their way to a durable store.
+	keepBytes = 64 << 20
 	// settleTimeout is how long the store may take for one.
 	settleTimeout = 2 * time.Second
 )
@@ -34,6 +36,10 @@ type Stager struct {
 	log     *zap.Logger
 	keeps   bool // the store is durable
 	refused atomic.Int64
+
+	mu      sync.Mutex // guards bytes
+	bytes   int        // on their way to a durable store
+	less    *sync.Cond // of bytes, or ctx has ended
 	lanes   []chan job
 	running sync.WaitGroup
 	ctx     context.Context
@@ -55,6 +61,7 @@ var (
 // NewStager starts one. It must be closed.
 func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
 	s := &Stager{replica: r, log: log, keeps: r.Durable()}
+	s.less = sync.NewCond(&s.mu)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	never, cancel := context.WithCancelCause(context.Background())
 	cancel(errOverrun)
@@ -72,6 +79,7 @@ func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
 					j.passed.Done()
 				case s.keeps:
 					s.replica.Persist(s.ctx, &j.change, s.told)
+					s.count(-j.change.Item.Size)
 				default:
 					s.settle(&j.change)
 				}
@@ -101,6 +109,12 @@ func (s *Stager) told(err error) {
 func (s *Stager) Add(ch attune.Change) {
 	lane := s.lanes[ch.Key.Hash[1]%stageLanes]
 	if s.keeps {
+		s.mu.Lock()
+		for s.bytes > keepBytes && s.ctx.Err() == nil {
+			s.less.Wait()
+		}
+		s.mu.Unlock()
+		s.count(ch.Item.Size)
 		s.enter(s.ctx, lane, job{change: ch})
 		return
 	}
@@ -108,6 +122,15 @@ func (s *Stager) Add(ch attune.Change) {
 	case lane <- job{change: ch}:
 	default:
 		_ = s.replica.Settle(s.never, &ch) // that it is given up is what we want
+	}
+}
+
+// count counts bytes to or from what is on its way.
+func (s *Stager) count(by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bytes += by; by < 0 {
+		s.less.Broadcast()
 	}
 }
 
@@ -150,11 +173,16 @@ func (s *Stager) Drain(ctx context.Context) error {
 
 // GiveUp ends all waiting: what is on its way to a durable store stays where it is,
 // to be read, and is not brought there any more.
-func (s *Stager) GiveUp() { s.cancel(errClosed) }
+func (s *Stager) GiveUp() {
+	s.cancel(errClosed)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.less.Broadcast()
+}
 
 // Close gives up what is on its way.
 func (s *Stager) Close() {
-	s.cancel(errClosed)
+	s.GiveUp()
 	for _, lane := range s.lanes {
 		close(lane)
 	}
