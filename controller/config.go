@@ -47,8 +47,8 @@ type Config struct {
 	Join []string
 	// Expect is how many controllers make a new cluster.
 	Expect int
-	// DataDir keeps the replication log; empty for none. Sync is how: os or
-	// always.
+	// DataDir keeps the replication log; empty for none, or one beside the bytes if
+	// Backend keeps these in a directory of this machine. Sync is how: os or always.
 	DataDir, Sync string
 	// WriteAcks is how many controllers must have a change before it is
 	// acknowledged, this one included, or consistency.AllAcks; MaxSkew how far this

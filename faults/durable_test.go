@@ -52,6 +52,26 @@ func TestRow05AllKilledOverPebble(t *testing.T) {
 	}
 }
 
+const bigSize = 500_000
+
+// forget writes as much as has a state written, so that the log before it counts for
+// nothing.
+func (s *stage) forget(n *attunetest.Controller) {
+	s.t.Helper()
+	states := func() string {
+		names, _ := filepath.Glob(filepath.Join(s.Dir(), n.Name, "state", "state-*"))
+		return strings.Join(names, " ")
+	}
+	was := states()
+	big := strings.Repeat("x", bigSize)
+	for i := range 180 {
+		if got := s.say(n, fmt.Sprintf("set big%d 0 0 %d", i%50, bigSize), big); got != "STORED" {
+			s.t.Fatalf("set big%d: %q", i%50, got)
+		}
+	}
+	attunetest.Eventually(s.t, "a state is written", func() bool { now := states(); return now != "" && now != was })
+}
+
 // What the store took over from the log, which forgot it, outlives all of them, too.
 func TestRow05PebbleHasWhatTheLogForgot(t *testing.T) {
 	for i, level := range []string{linearizable, causal} {
@@ -61,12 +81,6 @@ func TestRow05PebbleHasWhatTheLogForgot(t *testing.T) {
 			}
 			s := start(t, attunetest.ClusterOptions{Level: level, Nodes: 1, Pebble: true})
 			n := s.Nodes[0]
-			dir := filepath.Join(s.Dir(), n.Name, "state")
-			logs, _ := filepath.Glob(filepath.Join(dir, "log-*"))
-			if len(logs) == 0 {
-				t.Fatal("there is no log")
-			}
-			firstLog := logs[0]
 			values := s.fill(n, "old", 300)
 			if out := s.do(n, history.Op{Kind: history.Delete, Key: "old-7"}); out.Status != history.Deleted {
 				t.Fatal(out)
@@ -74,17 +88,7 @@ func TestRow05PebbleHasWhatTheLogForgot(t *testing.T) {
 			delete(values, "old-7")
 			s.say(n, "set short 0 3 1", "x")
 			s.say(n, "set long 0 1000 4", "stay")
-			// As much as has a state written, and the log before it forgotten.
-			big := strings.Repeat("x", 500_000)
-			for i := range 180 {
-				if got := s.say(n, fmt.Sprintf("set big%d 0 0 %d", i%50, len(big)), big); !strings.Contains(got, "STORED") {
-					t.Fatalf("set big%d: %q", i%50, got)
-				}
-			}
-			attunetest.Eventually(t, "the beginning of the log is forgotten", func() bool {
-				logs, _ := filepath.Glob(filepath.Join(dir, "log-*"))
-				return len(logs) > 0 && logs[0] != firstLog
-			})
+			s.forget(n)
 			for key, value := range s.fill(n, "new", 300) {
 				values[key] = value
 			}
@@ -97,7 +101,7 @@ func TestRow05PebbleHasWhatTheLogForgot(t *testing.T) {
 				t.Errorf("an item that has not expired: %q", got)
 			}
 			for i := range 50 {
-				if got := s.say(n, fmt.Sprintf("get big%d", i)); got != fmt.Sprintf("VALUE big%d 0 %d", i, len(big)) {
+				if got := s.say(n, fmt.Sprintf("get big%d", i)); got != fmt.Sprintf("VALUE big%d 0 %d", i, bigSize) {
 					t.Errorf("get big%d: %q", i, got)
 				}
 			}
@@ -136,6 +140,66 @@ func TestRow20DiskWithoutRoom(t *testing.T) {
 			attunetest.Eventually(t, "writes are accepted", func() bool { return s.say(n, "set more 0 0 1", "x") == "STORED" })
 			s.restartAll()
 			s.reads(n, values)
+		})
+	}
+}
+
+// Files of a stopped controller are damaged: what was in them it has from the others,
+// and alone it answers misses.
+func TestRow17DamagedFiles(t *testing.T) {
+	for _, test := range []struct {
+		level string
+		nodes int
+	}{{causal, 3}, {linearizable, 1}, {linearizable, 3}, {eventual, 1}} {
+		t.Run(fmt.Sprintf("%s %d", test.level, test.nodes), func(t *testing.T) {
+			if test.level != causal {
+				onlyLong(t)
+			}
+			s := start(t, attunetest.ClusterOptions{Level: test.level, Nodes: test.nodes, Pebble: true})
+			n := s.Nodes[0]
+			values := s.fill(n, "kept", 200)
+			for _, other := range s.Others(n) {
+				if test.level == causal {
+					s.spread(other, values)
+				}
+			}
+			s.forget(n)
+			n.Stop()
+			files, _ := filepath.Glob(filepath.Join(s.Dir(), n.Name, "bytes", "*.sst"))
+			if len(files) == 0 {
+				t.Fatal("the values are in no file")
+			}
+			for _, file := range files {
+				raw, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range len(raw) / 2 {
+					raw[i] ^= 0x5a
+				}
+				if err := os.WriteFile(file, raw, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.Start()
+			s.WaitReady(n)
+			if test.nodes == 3 {
+				s.reads(n, values)
+				return
+			}
+			missing := 0
+			for key, value := range values {
+				switch out := s.do(n, get(key)); {
+				case out.Status == history.Miss:
+					missing++
+				case out.Value != value:
+					t.Errorf("%s: %v, want %q or a miss", key, out, value)
+				}
+			}
+			if missing == 0 {
+				t.Error("nothing was damaged")
+			}
+			s.reads(n, s.fill(n, "kept", 200))
 		})
 	}
 }

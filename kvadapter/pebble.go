@@ -36,6 +36,9 @@ const (
 	// pebbleScan is how many records Scan takes between two looks at the files,
 	// which could not be deleted while it looks.
 	pebbleScan = 1024
+	// pebbleReserve is the least that reserve may be: who waits for room goes on when
+	// there is so much, and must get somewhere with it.
+	pebbleReserve = 16 << 20
 	// pebbleClose is how long Close waits for the disk.
 	pebbleClose = 10 * time.Second
 )
@@ -96,7 +99,7 @@ func PebbleDir(spec string) string {
 //	pebble:///dir[?cache=64MiB&reserve=128MiB]
 //
 // cache is the memory for what was read; reserve the room that is left free on the
-// disk: with less, nothing is put.
+// disk: with less, nothing is put (at least 16MiB).
 func parsePebble(rest string) (o pebbleOptions, err error) {
 	path, query, _ := strings.Cut(rest, "?")
 	o = pebbleOptions{cache: pebbleCache, reserve: room.Reserve, fs: vfs.Default}
@@ -122,7 +125,9 @@ func parsePebble(rest string) (o pebbleOptions, err error) {
 				return o, fmt.Errorf("option cache: want at least 1MiB, have %q", vs[0])
 			}
 		case "reserve":
-			o.reserve = size
+			if o.reserve = size; size < pebbleReserve {
+				return o, fmt.Errorf("option reserve: want at least 16MiB, have %q", vs[0])
+			}
 		default:
 			return o, fmt.Errorf("no option is called %q: choose cache or reserve", name)
 		}

@@ -125,5 +125,5 @@ func (l pebbleLogger) Errorf(format string, args ...any) { l.s.log.Warn(fmt.Spri
 // Fatalf is called when Pebble cannot go on, with locks held, and must not return.
 func (l pebbleLogger) Fatalf(format string, args ...any) {
 	l.s.log.Fatal("the store cannot go on; this controller stops. See to the disk, and start it again: what was acknowledged is in its log",
-		zap.String("dir", l.s.dir), zap.Error(errors.New(fmt.Sprintf(format, args...))))
+		zap.String("dir", l.s.dir), zap.Error(fmt.Errorf(format, args...)))
 }

@@ -107,6 +107,7 @@ func TestPebbleReadsItsURLStrictly(t *testing.T) {
 		{"pebble://" + dir + "?cache=1KiB", "at least 1MiB"},
 		{"pebble://" + dir + "?cache=1MiB&cache=2MiB", "2 times"},
 		{"pebble://" + dir + "?reserve=-1", "reserve: want a size"},
+		{"pebble://" + dir + "?reserve=0", "reserve: want at least 16MiB"},
 		{"pebble://" + dir + "?%zz", "invalid URL escape"},
 	} {
 		b, err := kvadapter.Open(test.spec)
@@ -119,7 +120,7 @@ func TestPebbleReadsItsURLStrictly(t *testing.T) {
 			t.Errorf("%s: %v; want it named, and %q", test.spec, err, test.want)
 		}
 	}
-	for _, query := range []string{"", "?cache=1MiB", "?cache=1MiB&reserve=0"} {
+	for _, query := range []string{"", "?cache=1MiB", "?cache=1MiB&reserve=16MiB"} {
 		s, _ := openPebble(t, dir, query)
 		closed(t, s)
 	}
@@ -254,4 +255,45 @@ func TestPebblePutsNothingWithoutRoom(t *testing.T) {
 		t.Errorf("Delete, which makes room: %v", err)
 	}
 	_ = s.Close() // it says that it could not write what is in memory
+}
+
+// TestPebbleWaitsForAFullDisk: what was put before others filled the disk is written
+// when there is room again, and can be read meanwhile.
+func TestPebbleWaitsForAFullDisk(t *testing.T) {
+	disk := attunetest.SmallDisk(t, 64<<20)
+	s, logs := openPebble(t, disk+"/store", "?reserve=16MiB")
+	const n, size = 80, 100_000
+	putPebble(t, s, 0, n, size)
+	filler, err := os.Create(filepath.Join(disk, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filler.Close()
+	for chunk := make([]byte, 1<<20); err == nil; {
+		_, err = filler.Write(chunk)
+	}
+	synced := make(chan error, 1)
+	go func() { synced <- s.(kvadapter.Syncer).Sync(t.Context()) }()
+	attunetest.Eventually(t, "the disk is found full", func() bool { return logs.FilterMessageSnippet("disk is full").Len() > 0 })
+	if there := found(t, s, n, size); there != n {
+		t.Errorf("%d of %d can be read meanwhile", there, n)
+	}
+	select {
+	case err := <-synced:
+		t.Errorf("synced to a full disk: %v", err)
+	default:
+	}
+	if err := os.Remove(filler.Name()); err != nil {
+		t.Fatal(err)
+	}
+	filler.Close()
+	if err := <-synced; err != nil {
+		t.Error(err)
+	}
+	closed(t, s)
+	s, _ = openPebble(t, disk+"/store", "?reserve=16MiB")
+	defer closed(t, s)
+	if there := found(t, s, n, size); there != n {
+		t.Errorf("%d of %d are there", there, n)
+	}
 }

@@ -5,5 +5,6 @@
 // A controller that applies what others decided knows more versions than its store
 // has bytes: the store may be slow, restart empty, or evict. That is noticed when
 // the bytes are asked for, as their stamp is missing or another one, and mended
-// then: by exactly that version, at whoever has it.
+// then: by exactly that version, at whoever has it. A durable store is not given up
+// on: it may be the only one.
 package repair

@@ -1,0 +1,171 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/kvadapter"
+)
+
+// files is a store that outlives the process, as far as the replica can tell. It
+// refuses some Puts.
+type files struct {
+	*store
+	refuse atomic.Int64
+}
+
+var errRefused = errors.New("refused")
+
+func (f *files) Put(ctx context.Context, key attune.Key, rec kvadapter.Record) error {
+	if f.refuse.Add(-1) >= 0 {
+		return errRefused
+	}
+	if len(key.Text) == 0 {
+		return errors.New("a record without its text")
+	}
+	return f.store.Put(ctx, key, rec)
+}
+
+func (f *files) Load(h attune.KeyHash, buf []byte) ([]byte, kvadapter.Record, bool) {
+	return (&memory{store: f.store}).Load(h, buf)
+}
+
+func (f *files) Scan(ctx context.Context, fn func(key []byte, stamp kvadapter.Stamp, size int) bool) error {
+	return (&memory{store: f.store}).Scan(ctx, fn)
+}
+
+func (f *files) Sync(context.Context) error { return nil }
+
+func durableReplica() (*Replica, *files) {
+	f := &files{store: newStore()}
+	return Open(Options{Backend: f, Gen: 1, Seed: 1}), f
+}
+
+// change is a set of a key, or a removal if value is "".
+func changeOf(r *Replica, text string, v attune.Version, value string) attune.Change {
+	c := attune.Change{Key: attune.Key{Text: []byte(text), Hash: r.Hash([]byte(text))}, Prior: attune.AnyVersion}
+	if value == "" {
+		c.Item.Deleted = true
+	} else {
+		c.Item.Value, c.Item.Size = []byte(value), len(value)
+	}
+	c.Stamp(v)
+	return c
+}
+
+func applyTo(t *testing.T, r *Replica, c attune.Change) *attune.Change {
+	t.Helper()
+	if applied, err := r.Apply(&c); !applied || err != nil {
+		t.Fatal(applied, err)
+	}
+	return &c
+}
+
+func TestPersistGivesUpNothing(t *testing.T) {
+	r, f := durableReplica()
+	c := applyTo(t, r, changeOf(r, "k", 1, "value"))
+	f.refuse.Store(2)
+	failed := 0
+	r.Persist(t.Context(), c, func(err error) {
+		failed++
+		if it, err := r.Get(t.Context(), c.Key, nil, false); err != nil || string(it.Value) != "value" {
+			t.Errorf("while it is not taken: %q, %v", it.Value, err)
+		}
+		if !errors.Is(err, errRefused) {
+			t.Error(err)
+		}
+	})
+	if _, rec, ok := f.Load(c.Key.Hash, nil); failed != 2 || !ok || string(rec.Value) != "value" {
+		t.Errorf("after %d failures the store has %q", failed, rec.Value)
+	}
+	if n := r.Stats().Staged; n != 0 {
+		t.Errorf("%d keys are on the stage", n)
+	}
+	// Not even when it must end: the bytes stay to be read.
+	c = applyTo(t, r, changeOf(r, "other", 2, "more"))
+	ctx, cancel := context.WithCancel(t.Context())
+	f.refuse.Store(1 << 30)
+	r.Persist(ctx, c, func(error) { cancel() })
+	if it, err := r.Get(t.Context(), c.Key, nil, false); err != nil || string(it.Value) != "more" {
+		t.Errorf("given up: %q, %v", it.Value, err)
+	}
+}
+
+func TestExportHasWhatIsOnTheStage(t *testing.T) {
+	r, _ := durableReplica()
+	for i := range 10 {
+		c := applyTo(t, r, changeOf(r, fmt.Sprint("k", i), attune.Version(i+1), "value"))
+		if i%2 == 0 {
+			r.Persist(t.Context(), c, func(err error) { t.Error(err) })
+		}
+	}
+	var index, data bytes.Buffer
+	cut, err := r.Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cut.Close()
+	if _, err := cut.WriteTo(&index); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Export(t.Context(), &data); err != nil {
+		t.Fatal(err)
+	}
+	to, f := durableReplica()
+	if err := to.Install(&index); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := to.Import(t.Context(), &data); n != 10 || err != nil || len(f.recs) != 10 {
+		t.Errorf("%d of 10 came over, %d are in the store: %v", n, len(f.recs), err)
+	}
+}
+
+// TestReclaimDeletesWhatTheIndexDoesNotName, and nothing else: what a life before
+// left, another generation, and what is evicted.
+func TestReclaimDeletesWhatTheIndexDoesNotName(t *testing.T) {
+	r, f := durableReplica()
+	put := func(text string, gen uint32, v attune.Version) {
+		key := attune.Key{Text: []byte(text), Hash: r.Hash([]byte(text))}
+		if err := f.Put(t.Context(), key, kvadapter.Record{Stamp: kvadapter.Stamp{Gen: gen, Version: v}, Value: []byte("left")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("unknown", 1, 1)
+	put("foreign", 2, 1)
+	put("older", 1, 1)
+	applyTo(t, r, changeOf(r, "older", 5, "newer")) // on the stage
+	kept := applyTo(t, r, changeOf(r, "kept", 6, "value"))
+	r.Persist(t.Context(), kept, func(error) {})
+	gone := applyTo(t, r, changeOf(r, "evicted", 7, "value"))
+	r.Persist(t.Context(), gone, func(error) {})
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var asked atomic.Int64
+	done := make(chan error)
+	go func() { done <- r.Reclaim(ctx, func(context.Context) error { asked.Add(1); return nil }) }()
+	has := func(text string) bool {
+		_, _, ok := f.Load(r.Hash([]byte(text)), nil)
+		return ok
+	}
+	attunetest.Eventually(t, "what was left is deleted", func() bool { return !has("unknown") && !has("foreign") })
+	evict := attune.Change{Key: attune.Key{Hash: gone.Key.Hash}, Item: attune.Item{Deleted: true}, Prior: 7}
+	evict.Stamp(8)
+	applyTo(t, r, evict)
+	attunetest.Eventually(t, "what is evicted is deleted", func() bool { return !has("evicted") })
+	if !has("kept") || !has("older") {
+		t.Error("what is named, or about to be replaced, is deleted")
+	}
+	if asked.Load() < 2 {
+		t.Error("deleted before the index was settled")
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
