@@ -72,7 +72,7 @@ func TestPersistGivesUpNothing(t *testing.T) {
 	c := applyTo(t, r, changeOf(r, "k", 1, "value"))
 	f.refuse.Store(2)
 	failed := 0
-	r.Persist(t.Context(), c, func(err error) {
+	r.Persist(t.Context(), c.Key.Hash, c.Item.Version, func(err error) {
 		failed++
 		if it, err := r.Get(t.Context(), c.Key, nil, false); err != nil || string(it.Value) != "value" {
 			t.Errorf("while it is not taken: %q, %v", it.Value, err)
@@ -91,7 +91,7 @@ func TestPersistGivesUpNothing(t *testing.T) {
 	c = applyTo(t, r, changeOf(r, "other", 2, "more"))
 	ctx, cancel := context.WithCancel(t.Context())
 	f.refuse.Store(1 << 30)
-	r.Persist(ctx, c, func(error) { cancel() })
+	r.Persist(ctx, c.Key.Hash, c.Item.Version, func(error) { cancel() })
 	if it, err := r.Get(t.Context(), c.Key, nil, false); err != nil || string(it.Value) != "more" {
 		t.Errorf("given up: %q, %v", it.Value, err)
 	}
@@ -102,7 +102,7 @@ func TestExportHasWhatIsOnTheStage(t *testing.T) {
 	for i := range 10 {
 		c := applyTo(t, r, changeOf(r, fmt.Sprint("k", i), attune.Version(i+1), "value"))
 		if i%2 == 0 {
-			r.Persist(t.Context(), c, func(err error) { t.Error(err) })
+			r.Persist(t.Context(), c.Key.Hash, c.Item.Version, func(err error) { t.Error(err) })
 		}
 	}
 	var index, data bytes.Buffer
@@ -141,9 +141,9 @@ func TestReclaimDeletesWhatTheIndexDoesNotName(t *testing.T) {
 	put("older", 1, 1)
 	applyTo(t, r, changeOf(r, "older", 5, "newer")) // on the stage
 	kept := applyTo(t, r, changeOf(r, "kept", 6, "value"))
-	r.Persist(t.Context(), kept, func(error) {})
+	r.Persist(t.Context(), kept.Key.Hash, kept.Item.Version, func(error) {})
 	gone := applyTo(t, r, changeOf(r, "evicted", 7, "value"))
-	r.Persist(t.Context(), gone, func(error) {})
+	r.Persist(t.Context(), gone.Key.Hash, gone.Item.Version, func(error) {})
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var asked atomic.Int64
