@@ -418,3 +418,25 @@ func dialAdmin(t testing.TB, n *Node) *client {
 	c.SetDeadline(time.Now().Add(patience))
 	return &client{Conn: c, r: bufio.NewReader(c), t: t}
 }
+
+// TestBytesOnDiskBringTheirStateAlong: a controller over files has a directory for
+// what says which of them are current, and is a cluster, of one if need be.
+func TestBytesOnDiskBringTheirStateAlong(t *testing.T) {
+	for _, test := range []struct {
+		backend, dataDir, want string
+		alone                  bool
+	}{
+		{"embedded", "", "", true},
+		{"memcached://127.0.0.1:1", "", "", true},
+		{"embedded", "/d", "/d", false},
+		{"pebble:///p?cache=1MiB", "", filepath.Join("/p", "state"), false},
+		{"pebble:///p", "/d", "/d", false},
+	} {
+		c := Default()
+		c.Backend, c.DataDir = test.backend, test.dataDir
+		if got := c.dataDir(); got != test.want || c.Alone() != test.alone {
+			t.Errorf("%s with data-dir %q: keeps its state in %q, alone %v; want %q, %v",
+				test.backend, test.dataDir, got, c.Alone(), test.want, test.alone)
+		}
+	}
+}

@@ -20,6 +20,7 @@
 //	persist.go     the journal: a member with a data-dir is the same after a restart
 //	home.go        read-modify-write at the home of a key; forward.go: the way there
 //	open.go        a core in the real world: entering a cluster, its goroutines
+//	store.go       a store whose bytes outlive the process: filled, and tidied up
 //	status.go      what the operator sees
 //	simnet.go      cores in a made-up world; simtime.go: what happens in it, and when;
 //	               simstore.go: their stores; simulate.go: attune simulate

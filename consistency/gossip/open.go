@@ -327,22 +327,6 @@ func (e *Engine) save() {
 	})
 }
 
-// reclaim has a durable store forget what is not in the index any more.
-func (e *Engine) reclaim() {
-	for {
-		err := e.replica.Reclaim(e.ctx, e.core.journaled)
-		if e.ctx.Err() != nil {
-			return
-		}
-		e.log.Warn("the store could not be tidied up; trying again", zap.Error(err))
-		select {
-		case <-time.After(reclaimRetry):
-		case <-e.stop:
-			return
-		}
-	}
-}
-
 // every calls fn until it fails or the engine closes.
 func (e *Engine) every(d time.Duration, fn func() error) {
 	tick := time.NewTicker(d)
@@ -438,33 +422,6 @@ func (e *Engine) settleIn() {
 			return
 		}
 	}
-}
-
-// fill gets a newcomer the bytes of what it took over, if its store keeps them: what
-// is not in a log travels without. Those that cannot be had are fetched when they are
-// asked for.
-func (e *Engine) fill() {
-	if !e.replica.Durable() || e.returned {
-		return
-	}
-	for _, m := range e.others() {
-		n, err := e.receiveBytes(m.ID)
-		if err == nil {
-			e.log.Info("fetched the values", zap.String("from", m.Name), zap.Int64("records", n))
-			return
-		}
-		e.log.Warn("values could not be fetched from a controller", zap.String("from", m.Name), zap.Error(err))
-	}
-}
-
-func (e *Engine) receiveBytes(id uint64) (int64, error) {
-	r, err := e.cluster.Stream(e.ctx, id, streamBytes, nil)
-	if err != nil {
-		return 0, err
-	}
-	defer r.Close()
-	n, err := e.replica.Import(e.ctx, r)
-	return n, errors.Join(err, e.replica.Sync(e.ctx))
 }
 
 // sync begins to take everything from a member that serves, and reports false if
