@@ -27,7 +27,7 @@ lint:
 WITHOUT_RACE = NoAllocations|(HotPath|Waiting)DoesNotAllocate|IdleConnectionsAreCheap|PullCostsWhatDiffers|TheDeadAreForgottenByAll|CutsGoOnUnderLoad|RandomRunsShowWhatIsBroken
 
 race:
-	go test -race -timeout 10m ./...
+	go test -race -timeout 20m ./...
 	go test -run '^Test($(WITHOUT_RACE))$$' ./consistency/gossip ./controller
 
 # Every fuzz target of the tree for FUZZTIME. One that finds something leaves it
