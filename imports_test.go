@@ -46,6 +46,8 @@ var allowed = map[string][]string{
 	"client/shell":            {"client"},
 	"internal/bench":          {},
 	"internal/prefetch":       {},
+	"internal/history":        {},
+	"internal/history/broken": {"internal/history"},
 	"internal/attunetest":     {}, // for tests only
 
 	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench"},
@@ -152,11 +154,11 @@ func TestDesignPageDrawsThePackages(t *testing.T) {
 		switch pkg {
 		case "":
 			name = "attune"
-		case "cmd/attune", "internal/bench", "internal/attunetest":
+		case "cmd/attune", "internal/bench", "internal/history", "internal/attunetest":
 			name = pkg
 		case "client/internal/memtest": // a helper of tests
 			continue
-		case "client/shell", "kvadapter/storetest", "consistency/disk/disktest": // in the line of their parent
+		case "client/shell", "kvadapter/storetest", "consistency/disk/disktest", "internal/history/broken": // in the line of their parent
 			name = path.Base(path.Dir(pkg))
 		}
 		if !strings.Contains(string(page), name+"/ ") {

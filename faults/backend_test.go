@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // One controller's backend restarts empty: the bytes are at its peers, so nothing

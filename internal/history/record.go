@@ -142,7 +142,7 @@ type worker struct {
 func (r *Recorder) client(ctx context.Context, n int) {
 	// Every fourth speaks the dialect that does not tell the versions of writes.
 	w := &worker{Recorder: r, rand: rand.New(rand.NewPCG(r.Seed, uint64(n))), text: n%4 == 3, target: n}
-	w.gen = newGen(&r.Workload, n, w.rand, &r.progress)
+	w.gen = NewGen(&r.Workload, n, w.rand, &r.progress)
 	w.client = int(r.clients.Add(1))
 	defer func() {
 		w.hangUp()
@@ -152,7 +152,7 @@ func (r *Recorder) client(ctx context.Context, n int) {
 	}()
 	wary := false
 	for ctx.Err() == nil {
-		op := w.gen.next(wary)
+		op := w.gen.Next(wary)
 		out, asked := w.do(ctx, op)
 		if !asked {
 			w.target++
@@ -169,7 +169,7 @@ func (r *Recorder) client(ctx context.Context, n int) {
 		}
 		wary = false
 		r.progress.Add(1)
-		w.gen.saw(op, out)
+		w.gen.Saw(op, out)
 		if r.Pause > 0 {
 			pause(ctx, time.Duration(w.rand.Int64N(int64(2*r.Pause))))
 		}

@@ -140,12 +140,14 @@ type Gen struct {
 	absent  map[string]bool // keys found absent, to be made
 }
 
-func newGen(w *Workload, client int, r *rand.Rand, progress *atomic.Int64) *Gen {
+// NewGen returns what makes the commands of a client: the same for the same dice and
+// answers. Progress is how many commands all clients of the workload had answered.
+func NewGen(w *Workload, client int, r *rand.Rand, progress *atomic.Int64) *Gen {
 	return &Gen{workload: w, client: client, rand: r, progress: progress, absent: make(map[string]bool)}
 }
 
-// next returns a command; a wary client only reads.
-func (g *Gen) next(wary bool) Op {
+// Next returns a command; a wary client only reads.
+func (g *Gen) Next(wary bool) Op {
 	turn := g.workload.turn(g.progress.Load())
 	old := turn > 0 && g.rand.IntN(32) == 0
 	if old {
@@ -158,8 +160,8 @@ func (g *Gen) next(wary bool) Op {
 	return g.workload.next(g, key)
 }
 
-// saw tells what became of a command.
-func (g *Gen) saw(op Op, out Outcome) {
+// Saw tells what became of a command.
+func (g *Gen) Saw(op Op, out Outcome) {
 	g.last, g.version, g.value = op, out.Version, out.Value
 	switch {
 	case out.Status == NotFound, out.Status == NotStored && op.Kind != Add:

@@ -37,6 +37,6 @@
 // the tests compare with brute force. What each of them may overlook is said at
 // its function.
 //
-// Tests alone import this package. It knows the store by its wire only, and takes
-// no testing.T, so that a command may check a cluster with it, too.
+// It knows the store by its wire only, and takes no testing.T: it judges clusters in
+// tests, and for whoever asks with a command.
 package history
