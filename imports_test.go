@@ -48,14 +48,15 @@ var allowed = map[string][]string{
 	"internal/prefetch":       {},
 	"internal/history":        {},
 	"internal/history/broken": {"internal/history"},
-	"internal/attunetest":     {}, // for tests only
+	"internal/testbed":        {},
+	"internal/attunetest":     {"internal/testbed"}, // for tests only
 
 	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench"},
 }
 
 // standardOnly are the packages that import nothing from outside the module and
 // the standard library.
-var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/attunetest"}
+var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/testbed", "internal/attunetest"}
 
 // TestImportsGoDownOnly reads every file that is not a test, for any platform.
 func TestImportsGoDownOnly(t *testing.T) {
@@ -154,7 +155,7 @@ func TestDesignPageDrawsThePackages(t *testing.T) {
 		switch pkg {
 		case "":
 			name = "attune"
-		case "cmd/attune", "internal/bench", "internal/history", "internal/attunetest":
+		case "cmd/attune", "internal/bench", "internal/history", "internal/testbed", "internal/attunetest":
 			name = pkg
 		case "client/internal/memtest": // a helper of tests
 			continue

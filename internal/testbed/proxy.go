@@ -1,4 +1,4 @@
-package attunetest
+package testbed
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -66,20 +65,21 @@ type Network struct {
 // link is a direction between two controllers, by name.
 type link struct{ from, to string }
 
-// NewNetwork returns a network without any rule, which ends with the test. Seed
-// makes the dice repeatable, not the timing.
-func NewNetwork(t testing.TB, seed uint64) *Network {
+// NewNetwork returns a network without any rule; Close it. Seed makes the dice
+// repeatable, not the timing.
+func NewNetwork(seed uint64) *Network {
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &Network{
+	return &Network{
 		ctx: ctx, cancel: cancel,
 		rules: make(map[link]Rule), traffic: make(map[link]*Traffic), changed: make(chan struct{}),
 		rand: rand.New(rand.NewPCG(seed, 0)),
 	}
-	t.Cleanup(func() {
-		n.cancel()
-		n.wg.Wait()
-	})
-	return n
+}
+
+// Close ends all connections and listens no more.
+func (n *Network) Close() {
+	n.cancel()
+	n.wg.Wait()
 }
 
 // Proxy listens at addr for connections to the controller of that name, whose

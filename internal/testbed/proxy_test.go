@@ -1,4 +1,4 @@
-package attunetest
+package testbed
 
 import (
 	"bufio"
@@ -111,11 +111,9 @@ func (p *peer) conns() int {
 
 // between starts a network with a peer called "b" behind it.
 func between(t *testing.T) (n *Network, b *peer, addr string) {
-	n, b = NewNetwork(t, 1), startPeer(t)
-	addr, err := freeAddr("127.0.0.1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	n, b = NewNetwork(1), startPeer(t)
+	t.Cleanup(n.Close)
+	addr = freeAddr(t)
 	if err := n.Proxy(addr, "b", b.addr); err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +170,7 @@ func numbers(from, to int) (s []string) {
 
 func (p *peer) await(t *testing.T, want []string) {
 	t.Helper()
-	Eventually(t, fmt.Sprintf("%d frames", len(want)), func() bool { return len(p.bodies()) >= len(want) })
+	eventually(t, fmt.Sprintf("%d frames", len(want)), func() bool { return len(p.bodies()) >= len(want) })
 	if got := p.bodies(); !slices.Equal(got, want) {
 		t.Fatalf("got %q, want %q", got, want)
 	}
@@ -191,7 +189,7 @@ func TestProxyForwards(t *testing.T) {
 	send(t, c, "last words")
 	c.Close() // what was sent before still arrives
 	b.await(t, append(want, "last words"))
-	Eventually(t, "the connection ends there too", func() bool { return b.conns() == 0 })
+	eventually(t, "the connection ends there too", func() bool { return b.conns() == 0 })
 	if s := n.Strange(); len(s) > 0 {
 		t.Error(s)
 	}
@@ -231,7 +229,7 @@ func TestProxyResets(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("still open: %v", err)
 	}
-	Eventually(t, "it ends there too", func() bool { return b.conns() == 0 })
+	eventually(t, "it ends there too", func() bool { return b.conns() == 0 })
 	again := dialPeer(t, addr, 1, "a")
 	_ = again.SetReadDeadline(time.Now().Add(Patience))
 	if _, err := again.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -273,7 +271,7 @@ func TestProxyDropsDuplicatesReorders(t *testing.T) {
 			began := time.Now()
 			send(t, conn, numbers(0, frames)...)
 			conn.Close()
-			Eventually(t, "all came", func() bool { return b.conns() == 0 })
+			eventually(t, "all came", func() bool { return b.conns() == 0 })
 			if got, n := b.bodies(), n.Traffic("a", "b"); !c.ok(got, n) {
 				t.Errorf("%+v: got %d: %.200q", n, len(got), got)
 			}
@@ -311,12 +309,10 @@ func TestProxySparesBulk(t *testing.T) {
 }
 
 func TestProxyToNobody(t *testing.T) {
-	n := NewNetwork(t, 1)
-	addr, err := freeAddr("127.0.0.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Proxy(addr, "b", FreeAddr(t)); err != nil {
+	n := NewNetwork(1)
+	t.Cleanup(n.Close)
+	addr := freeAddr(t)
+	if err := n.Proxy(addr, "b", freeAddr(t)); err != nil {
 		t.Fatal(err)
 	}
 	c := dialPeer(t, addr, 1, "a")
@@ -344,7 +340,7 @@ func TestProxyNotesWhatIsNotTheProtocol(t *testing.T) {
 		if _, err := io.WriteString(c, bytes); err != nil {
 			t.Fatal(err)
 		}
-		Eventually(t, "it is noted", func() bool { return len(n.Strange()) > before })
+		eventually(t, "it is noted", func() bool { return len(n.Strange()) > before })
 		c.Close()
 	}
 	if got := b.bodies(); len(got) > 0 {
@@ -378,4 +374,23 @@ func FuzzFrames(f *testing.F) {
 			t.Errorf("%q was read as %q", b, read)
 		}
 	})
+}
+
+// eventually waits until cond holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(Patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", Patience, what)
+		}
+	}
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	addr, err := FreeAddr("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
 }

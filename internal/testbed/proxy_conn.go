@@ -1,4 +1,4 @@
-package attunetest
+package testbed
 
 import (
 	"bufio"

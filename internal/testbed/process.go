@@ -1,4 +1,4 @@
-package attunetest
+package testbed
 
 import (
 	"errors"
@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -14,10 +15,15 @@ import (
 	"time"
 )
 
-// Launch starts cmd, which dies with this process on Linux. The channel is closed
-// when it has ended; cmd.ProcessState is set then.
+// Patience is how long to wait for what should come at once: enough for a busy
+// machine under the race detector.
+const Patience = 30 * time.Second
+
+// Launch starts cmd, which dies with this process on Linux and does not hear what a
+// terminal tells its foreground, such as Ctrl-C. The channel is closed when it has
+// ended; cmd.ProcessState is set then.
 func Launch(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
-	dieTogether(cmd)
+	setApart(cmd)
 	started, done := make(chan error), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -37,14 +43,14 @@ func Launch(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
 	return done, nil
 }
 
-// given are the addresses that freeAddr returned before.
+// given are the addresses that FreeAddr returned before.
 var given sync.Map
 
-// freeAddr returns an address of host that nobody listens on, TCP nor UDP. It is
+// FreeAddr returns an address of host that nobody listens on, TCP nor UDP. It is
 // below the ports that systems give to outgoing connections: one that is used
 // again and again, by a process that is killed and started, must not be anybody's
 // in between.
-func freeAddr(host string) (string, error) {
+func FreeAddr(host string) (string, error) {
 	var last error
 	for range 200 {
 		addr := net.JoinHostPort(host, fmt.Sprint(10_000+rand.IntN(20_000)))
@@ -67,8 +73,8 @@ func freeAddr(host string) (string, error) {
 	return "", fmt.Errorf("no free port: %w", last)
 }
 
-// ready asks /readyz of an admin address and returns the reason if it is not 200.
-func ready(admin string) error {
+// Ready asks /readyz of an admin address and returns the reason if it is not 200.
+func Ready(admin string) error {
 	body, status, err := httpGet("http://" + admin + "/readyz")
 	if err != nil {
 		return err
@@ -77,6 +83,16 @@ func ready(admin string) error {
 		return errors.New(strings.TrimSpace(body))
 	}
 	return nil
+}
+
+// Environment is that of this process without the settings of whoever started it.
+func Environment() (env []string) {
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "ATTUNE_") {
+			env = append(env, kv)
+		}
+	}
+	return append(env, "GORACE=halt_on_error=1")
 }
 
 // httpGet returns what a URL has, up to 1 MiB of it.
