@@ -206,7 +206,7 @@ func counting(t *testing.T, sc scenario, key string) *stage {
 		for _, n := range s.Nodes {
 			attunetest.Eventually(t, n.Name+" has the counter", func() bool { return ask(n, get(key)).Status == history.Hit })
 		}
-		if leaderless(sc.Level) && !sc.bounded {
+		if history.Leaderless(sc.Level) && !sc.bounded {
 			pause(t, acquainted)
 		}
 	}

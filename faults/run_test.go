@@ -67,10 +67,8 @@ type scenario struct {
 	sums bool
 	// lossy rows may lose acknowledged sets: KeptSets is not asked.
 	lossy bool
-	// rules are those of the levels without a leader, and chains says that the
-	// workload is Chained. See replicas_test.go.
-	rules  history.Rules
-	chains bool
+	// rules are those of the levels without a leader. See replicas_test.go.
+	rules history.Rules
 	// bounded counters may lose increments, and do none twice.
 	bounded bool
 }
@@ -81,7 +79,7 @@ type stage struct {
 	t       *testing.T
 	rec     *history.Recorder
 	targets []history.Target
-	losses  []loss
+	losses  []history.Loss
 }
 
 // run runs a scenario and checks what its clients saw, which it returns.
@@ -139,11 +137,11 @@ func run(t *testing.T, sc scenario) (*stage, history.History) {
 
 	h, unique := s.rec.History(), sets.History()
 	t.Logf("%d commands, %d of them answered; %d unique sets", len(h), h.Answered(), len(unique))
-	if leaderless(sc.Level) {
-		unique = s.judge(sc, h, unique)
-	} else {
-		s.check(sc, h)
+	if history.Leaderless(sc.Level) {
+		s.agree(unique.Keys())
+		unique = slices.DeleteFunc(unique, s.mayLose)
 	}
+	s.check(sc, h)
 	if !sc.lossy {
 		s.kept(unique)
 	}
@@ -160,21 +158,21 @@ func (s *stage) progress(when string) {
 // check has the checkers of the level judge h.
 func (s *stage) check(sc scenario, h history.History) {
 	s.t.Helper()
-	report := func(err error) {
-		if err != nil {
-			s.t.Error(err)
-		}
+	trial := history.Trial{
+		Level: sc.Level, Workload: sc.workload, History: h, Unsearched: sc.sums, Patience: time.Minute, Dir: s.Dir(), Rules: sc.rules,
 	}
-	process := history.BySession
 	if sc.hop {
-		process = history.ByClient
+		trial.Process = history.ByClient
 	}
-	report(history.Sequential(h, process))
-	if sc.Level == linearizable {
-		report(history.FreshReads(h))
+	if history.Leaderless(sc.Level) {
+		trial.Rules.MayLose = s.mayLose
+		sv := s.agree(h.Keys())
+		trial.Final = &sv
 	}
-	if sc.Level == linearizable && !sc.sums {
-		report(history.Linearizable(h, time.Minute, s.Dir()))
+	for _, f := range trial.Judge() {
+		if f.Err != nil {
+			s.t.Errorf("%s: %v", f.Check, f.Err)
+		}
 	}
 }
 

@@ -146,6 +146,9 @@ func appendMeta(b []byte, op Op, size int) []byte {
 	if op.Kind == CAS {
 		mode = fmt.Sprint(" C", op.Compare)
 	}
+	if op.TTL != 0 {
+		mode += fmt.Sprint(" T", op.TTL)
+	}
 	return appendBlock(fmt.Appendf(b, "ms %s %d c%s\r\n", op.Key, filled(op, size), mode), op, size)
 }
 
@@ -160,9 +163,9 @@ func appendText(b []byte, op Op, size int) []byte {
 	case Flush:
 		return append(b, "flush_all\r\n"...)
 	case CAS:
-		b = fmt.Appendf(b, "cas %s 0 0 %d %d\r\n", op.Key, filled(op, size), op.Compare)
+		b = fmt.Appendf(b, "cas %s 0 %d %d %d\r\n", op.Key, op.TTL, filled(op, size), op.Compare)
 	default:
-		b = fmt.Appendf(b, "%v %s 0 0 %d\r\n", op.Kind, op.Key, filled(op, size))
+		b = fmt.Appendf(b, "%v %s 0 %d %d\r\n", op.Kind, op.Key, op.TTL, filled(op, size))
 	}
 	return appendBlock(b, op, size)
 }

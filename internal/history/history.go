@@ -38,6 +38,7 @@ type Op struct {
 	Value   string
 	Compare uint64 // CAS
 	Delta   uint64 // Incr, Decr
+	TTL     int    // of what is stored, in seconds; 0 is forever
 }
 
 func (o Op) String() string {
@@ -50,6 +51,9 @@ func (o Op) String() string {
 		return fmt.Sprintf("%v %s by %d", o.Kind, o.Key, o.Delta)
 	case Flush:
 		return "flush_all"
+	}
+	if o.TTL != 0 {
+		return fmt.Sprintf("%v %s %s for %d s", o.Kind, o.Key, o.Value, o.TTL)
 	}
 	return fmt.Sprintf("%v %s %s", o.Kind, o.Key, o.Value)
 }

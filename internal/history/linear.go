@@ -22,8 +22,8 @@ var ErrUndecided = errors.New("not decided in time")
 // are checked one by one, which is all there is to check (linearizability is
 // local), except that a Flush may take effect at another moment for each key.
 //
-// A failure is written to a page in dir that shows it, and its story is in the
-// error. Patience bounds the search over all keys.
+// A failure is written to a page in dir that shows it, unless dir is empty, and its
+// story is in the error. Patience bounds the search over all keys.
 func Linearizable(h History, patience time.Duration, dir string) error {
 	if err := sane(h); err != nil {
 		return err
@@ -111,22 +111,31 @@ func violation(key string, h History, model porcupine.Model, all []porcupine.Ope
 		all = until(ends[first])
 		h = slices.DeleteFunc(slices.Clone(h), func(e Event) bool { return e.Call > ends[first] })
 	}
-	_, info := porcupine.CheckOperationsVerbose(model, all, patience)
-	var page string
-	if f, err := os.CreateTemp(dir, "violation-*.html"); err == nil {
-		page = f.Name()
-		if err := porcupine.Visualize(model, info, f); err != nil {
-			page = err.Error()
-		}
-		f.Close()
-	}
 	last := ""
 	for _, e := range h {
 		if first < len(ends) && e.Return == ends[first] {
 			last = fmt.Sprintf("\nNothing allows the answer of: %v", e)
 		}
 	}
-	return fmt.Errorf("%s is not linearizable:\n%s%s\nDrawn in %s", key, story(h, 60), last, page)
+	drawn := ""
+	if dir != "" {
+		drawn = "\nDrawn in " + draw(model, all, patience, dir)
+	}
+	return fmt.Errorf("%s is not linearizable:\n%s%s%s", key, story(h, 60), last, drawn)
+}
+
+// draw makes a page of the search in dir and returns its path, or why there is none.
+func draw(model porcupine.Model, ops []porcupine.Operation, patience time.Duration, dir string) string {
+	_, info := porcupine.CheckOperationsVerbose(model, ops, patience)
+	f, err := os.CreateTemp(dir, "violation-*.html")
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if err := porcupine.Visualize(model, info, f); err != nil {
+		return err.Error()
+	}
+	return f.Name()
 }
 
 // versionValues returns the value each version of key was read with.

@@ -1,9 +1,11 @@
 package history
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // Survey is what all controllers were found to hold, at a time at which nothing
@@ -27,6 +29,22 @@ func (r *Recorder) Survey(targets []Target, keys []string) (Survey, error) {
 	}
 	s.End = r.Now()
 	return s, nil
+}
+
+// Settle reads keys from targets until they agree on them, for as long as ctx lasts,
+// and returns what they came to. The error says what they disagree about, or who does
+// not answer.
+func (r *Recorder) Settle(ctx context.Context, targets []Target, keys []string) (Survey, error) {
+	for {
+		s, err := r.Survey(targets, keys)
+		if err == nil {
+			err = s.Agree()
+		}
+		if err == nil || ctx.Err() != nil {
+			return s, err
+		}
+		pause(ctx, 5*time.Millisecond)
+	}
 }
 
 // keys returns all keys that were asked for.

@@ -9,6 +9,8 @@ import (
 // Workload makes the commands of clients.
 type Workload struct {
 	Name string
+	// Prefix is what all keys begin with.
+	Prefix string
 	// Keys is how many are in use at a time. After Turn commands answered for each,
 	// others take their place (0: never): a key of few commands is searched fast.
 	// The old ones are read now and then.
@@ -102,10 +104,20 @@ var (
 		}
 		return Op{Kind: Get, Key: key}
 	}}
+	// Expiring are added, for [ExpiringTTL], and read, so that each expires again and
+	// again. See Expired.
+	Expiring = Workload{Name: "expire", Keys: 8, Turn: 400, next: func(g *Gen, key string) Op {
+		if g.rand.IntN(3) != 0 {
+			return Op{Kind: Get, Key: key}
+		}
+		op := g.write(Add, key)
+		op.TTL = ExpiringTTL
+		return op
+	}}
 	// UniqueSets sets every key once. See KeptSets.
 	UniqueSets = Workload{Name: "set", next: func(g *Gen, _ string) Op {
 		g.count++
-		return Op{Kind: Set, Key: fmt.Sprintf("set-%d-%d", g.client, g.count), Value: g.token()}
+		return Op{Kind: Set, Key: fmt.Sprintf("%sset-%d-%d", g.workload.Prefix, g.client, g.count), Value: g.token()}
 	}}
 )
 
@@ -122,7 +134,9 @@ func (w *Workload) turn(answered int64) int {
 	return int(answered) / (w.Keys * w.Turn)
 }
 
-func (w *Workload) key(turn, i int) string { return fmt.Sprintf("%s-%d-%d", w.Name, turn, i) }
+func (w *Workload) key(turn, i int) string {
+	return fmt.Sprintf("%s%s-%d-%d", w.Prefix, w.Name, turn, i)
+}
 
 // Gen makes the commands of one client.
 type Gen struct {
