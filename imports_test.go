@@ -49,9 +49,10 @@ var allowed = map[string][]string{
 	"internal/history":        {},
 	"internal/history/broken": {"internal/history"},
 	"internal/testbed":        {},
+	"internal/verify":         {"internal/history", "internal/history/broken", "internal/testbed"},
 	"internal/attunetest":     {"internal/testbed"}, // for tests only
 
-	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench"},
+	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench", "internal/verify"},
 }
 
 // standardOnly are the packages that import nothing from outside the module and
@@ -155,7 +156,7 @@ func TestDesignPageDrawsThePackages(t *testing.T) {
 		switch pkg {
 		case "":
 			name = "attune"
-		case "cmd/attune", "internal/bench", "internal/history", "internal/testbed", "internal/attunetest":
+		case "cmd/attune", "internal/bench", "internal/history", "internal/testbed", "internal/verify", "internal/attunetest":
 			name = pkg
 		case "client/internal/memtest": // a helper of tests
 			continue

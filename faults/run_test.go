@@ -49,6 +49,9 @@ func levels(t *testing.T, f func(t *testing.T, level string), names ...string) {
 	}
 }
 
+// counterBegin is what the counter of a row that has one begins with.
+const counterBegin = 1000
+
 // scenario is a cluster, what clients do, and what happens to it meanwhile.
 type scenario struct {
 	attunetest.ClusterOptions
@@ -62,8 +65,8 @@ type scenario struct {
 	// faults run once commands are answered; when they return, the network is
 	// healed, and the clients go on until they are answered again.
 	faults func(s *stage)
-	// sums says that the history is judged by ExactCounter and not by search, for
-	// which it has too much at a time.
+	// sums says that the history is that of one counter, which began at counterBegin,
+	// and not judged by search, for which it has too much at a time.
 	sums bool
 	// lossy rows may lose acknowledged sets: KeptSets is not asked.
 	lossy bool
@@ -159,13 +162,16 @@ func (s *stage) progress(when string) {
 func (s *stage) check(sc scenario, h history.History) {
 	s.t.Helper()
 	trial := history.Trial{
-		Level: sc.Level, Workload: sc.workload, History: h, Unsearched: sc.sums, Patience: time.Minute, Dir: s.Dir(), Rules: sc.rules,
+		Level: sc.Level, Workload: sc.workload, History: h, Patience: time.Minute, Dir: s.Dir(), Rules: sc.rules,
+		Unsearched: sc.sums, Begin: counterBegin, Whole: sc.sums && !sc.bounded,
 	}
 	if sc.hop {
 		trial.Process = history.ByClient
 	}
 	if history.Leaderless(sc.Level) {
 		trial.Rules.MayLose = s.mayLose
+	}
+	if history.Leaderless(sc.Level) || sc.sums {
 		sv := s.agree(h.Keys())
 		trial.Final = &sv
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -14,8 +15,8 @@ type Trial struct {
 	Workload Workload
 	History  History
 	// Final is what all controllers had in the end, when all was quiet; nil: nobody
-	// asked them.
-	Final *Survey
+	// asked them. Again is what they had somewhat later.
+	Final, Again *Survey
 	// Rules are of the levels causal and eventual, Expiry of the workload Expiring.
 	Rules  Rules
 	Expiry ExpiryRules
@@ -23,8 +24,10 @@ type Trial struct {
 	// BySession.
 	Process Process
 	// Whole says that all the time nobody was cut off, came or went: then of several
-	// cas of one version one wins, at any level.
+	// cas of one version one wins, and no increment is lost, at any level.
 	Whole bool
+	// Begin is what the counter of Increments was set to.
+	Begin uint64
 	// Unsearched says that too much happens at a time for a search.
 	Unsearched bool
 	// Patience bounds the search, and Dir is where it draws. See Linearizable.
@@ -89,6 +92,12 @@ func (t *Trial) Judge() []Finding {
 	}
 	if Leaderless(t.Level) {
 		find("converged", Converged(h, *t.Final, t.Rules))
+		if t.Again != nil {
+			find("settled", Settled(h.With(*t.Again), *t.Final, t.Rules))
+		}
+	}
+	if t.Workload.Name == hotCounter {
+		find("counter", t.counted())
 	}
 	if t.Workload.Name == UniqueSets.Name && !t.Rules.Lossy {
 		find("kept sets", t.kept())
@@ -105,6 +114,26 @@ func (t *Trial) kept() error {
 		}
 	}
 	return nil
+}
+
+// counted checks the counter of Increments: by all that was acknowledged, where none
+// may be lost.
+func (t *Trial) counted() error {
+	keys := t.History.Keys()
+	if len(keys) != 1 {
+		return fmt.Errorf("%d keys are no counter", len(keys))
+	}
+	out, _ := t.Final.final(keys[0])
+	final, err := strconv.ParseUint(out.Value, 10, 64)
+	if err != nil {
+		return fmt.Errorf("%s is no number in the end: %v", keys[0], out)
+	}
+	count := ExactCounter
+	if Leaderless(t.Level) && !t.Whole {
+		count = BoundedCounter
+	}
+	_, err = count(t.History, keys[0], t.Begin, final)
+	return err
 }
 
 // Undecided reports whether the finding is that nothing can be said.

@@ -224,35 +224,50 @@ func pause(ctx context.Context, d time.Duration) {
 
 // ReadAll reads keys from target, many at a time.
 func ReadAll(target Target, keys []string) (map[string]Outcome, error) {
-	const batch = 100
-	c, err := Dial(target.Addr, false, 10*time.Second)
+	read := make(map[string]Outcome, len(keys))
+	err := batches(target, keys, Get, func(key string, out Outcome) { read[key] = out })
 	if err != nil {
 		return nil, err
 	}
+	return read, nil
+}
+
+// DeleteAll deletes keys at target, many at a time, as far as they are there.
+func DeleteAll(target Target, keys []string) error {
+	return batches(target, keys, Delete, func(string, Outcome) {})
+}
+
+// batches has target execute a command for each of keys, and calls f with what it
+// answers.
+func batches(target Target, keys []string, kind Kind, f func(key string, out Outcome)) error {
+	const batch = 100
+	c, err := Dial(target.Addr, false, 10*time.Second)
+	if err != nil {
+		return err
+	}
 	defer c.Close()
-	read := make(map[string]Outcome, len(keys))
 	for some := range slices.Chunk(keys, batch) {
 		_ = c.conn.SetDeadline(time.Now().Add(c.timeout))
 		c.out = c.out[:0]
 		for _, key := range some {
-			c.out = appendMeta(c.out, Op{Kind: Get, Key: key}, 0)
+			c.out = appendMeta(c.out, Op{Kind: kind, Key: key}, 0)
 		}
 		if _, err := c.conn.Write(c.out); err != nil {
-			return nil, err
+			return err
 		}
 		for _, key := range some {
 			line, err := c.line()
 			if err != nil {
-				return nil, err
+				return err
 			}
-			out, ok, err := c.metaAnswer(Op{Kind: Get, Key: key}, line)
+			out, ok, err := c.metaAnswer(Op{Kind: kind, Key: key}, line)
 			if err != nil || !ok {
-				return nil, fmt.Errorf("get %s at %s: %s, %v", key, target.Name, line, err)
+				return fmt.Errorf("%v %s at %s: %s, %v", kind, key, target.Name, line, err)
 			}
-			read[key] = out
+			f(key, out)
 		}
 	}
-	return read, nil
+	return nil
 }
 
 // Read asks target for a key until it is answered with anything but an error, at

@@ -15,6 +15,7 @@ type Workload struct {
 	// others take their place (0: never): a key of few commands is searched fast.
 	// The old ones are read now and then.
 	Keys, Turn int
+	one        string // the only key, if there is but one
 	next       func(g *Gen, key string) Op
 }
 
@@ -121,9 +122,12 @@ var (
 	}}
 )
 
+// hotCounter is the name of the workload Increments.
+const hotCounter = "incr"
+
 // Increments increments one counter, which is there already. See ExactCounter.
 func Increments(key string) Workload {
-	return Workload{Name: "incr", next: func(*Gen, string) Op { return Op{Kind: Incr, Key: key, Delta: 1} }}
+	return Workload{Name: hotCounter, one: key, next: func(*Gen, string) Op { return Op{Kind: Incr, Key: key, Delta: 1} }}
 }
 
 // turn is how often the keys have been replaced after so many commands.

@@ -293,6 +293,16 @@ func (c *Gossip) Again(key, value string, version uint64) {
 	}
 }
 
+// Expire has a key go from all replicas, because its time is over.
+func (c *Gossip) Expire(key string) {
+	for i := range c.nodes {
+		if it, live := c.nodes[i].item(key); live {
+			it.dead = true
+			c.nodes[i].items[key] = it
+		}
+	}
+}
+
 // Survey is what all replicas hold.
 func (c *Gossip) Survey(keys []string, at int64) history.Survey {
 	s := history.Survey{Begin: at, End: at + 1, Nodes: make(map[string]map[string]history.Outcome)}

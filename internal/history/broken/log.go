@@ -12,7 +12,7 @@ type LogFault int
 
 const (
 	Sound       LogFault = iota
-	Lagging              // reads are answered by replicas behind the leader, but no session goes back
+	Lagging              // but for a session's first, reads are answered by replicas behind the leader; none goes back
 	Forgetful            // the same, and nobody minds the sessions
 	Losing               // some acknowledged writes never happen
 	Doubling             // some increments and appends happen twice
@@ -89,7 +89,7 @@ func (s *Log) change(key string, it item) history.Outcome {
 func (s *Log) Do(session int, op history.Op) history.Outcome {
 	if op.Kind == history.Get {
 		n := len(s.log)
-		if s.Fault == Lagging {
+		if _, met := s.seen[session]; s.Fault == Lagging && met {
 			n = max(s.seen[session], n-s.rand.IntN(10))
 		}
 		if s.Fault == Forgetful {
