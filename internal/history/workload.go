@@ -139,6 +139,9 @@ func (w *Workload) turn(answered int64) int {
 }
 
 func (w *Workload) key(turn, i int) string {
+	if w.one != "" {
+		return w.one
+	}
 	return fmt.Sprintf("%s%s-%d-%d", w.Prefix, w.Name, turn, i)
 }
 

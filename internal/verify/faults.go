@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -127,48 +128,62 @@ func (l *Local) Close() error {
 	return err
 }
 
+// planned is a fault that is to come.
+type planned struct {
+	kind, node  int
+	rest, lasts time.Duration // until it begins, and how long it lasts
+	dice        uint64        // for what else it decides
+}
+
+// plan is the faults of a seed, without end: each kind in turn, in an order that
+// changes from turn to turn.
+func plan(seed uint64, kinds, nodes int, span time.Duration) iter.Seq[planned] {
+	return func(yield func(planned) bool) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		random := func(least, most time.Duration) time.Duration {
+			return least + time.Duration(r.Int64N(int64(most-least)+1))
+		}
+		for kinds > 0 {
+			for _, kind := range r.Perm(kinds) {
+				p := planned{kind: kind, node: r.IntN(nodes), rest: random(span/4, span*3/4), lasts: random(span/3, span), dice: r.Uint64()}
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // breaker breaks things one after the other.
 type breaker struct {
 	*Local
-	rand  *rand.Rand
-	jobs  []*job
-	note  func(Fault)
-	done  []Fault
-	span  time.Duration // how long a fault lasts, at most
-	lasts time.Duration // how long the one under way does
-	one   *testbed.Controller
-	dice  uint64 // of the fault under way
+	planned // what is under way
+	one     *testbed.Controller
+	jobs    []*job
+	note    func(Fault)
+	done    []Fault
 }
 
 // mistreat breaks one thing after the other until ctx ends, mends the last, and
 // returns what it did. The error is that something could not be mended, or ended by
 // itself.
 func (l *Local) mistreat(ctx context.Context, seed uint64, jobs []*job, note func(Fault)) ([]Fault, error) {
-	b := &breaker{Local: l, rand: rand.New(rand.NewPCG(seed, 3)), jobs: jobs, note: note, span: 3 * time.Second}
+	b := &breaker{Local: l, jobs: jobs, note: note}
+	span := 3 * time.Second
 	if end, ok := ctx.Deadline(); ok { // a short run is to see more than one
-		b.span = min(b.span, time.Until(end)/6)
+		span = min(span, time.Until(end)/6)
 	}
-	var err error
-	for err == nil && len(l.kinds) > 0 {
-		for _, i := range b.rand.Perm(len(l.kinds)) {
-			// The same dice for each, whatever it uses: so the seed repeats all of it.
-			rest := b.span/4 + b.random(b.span/2)
-			b.lasts, b.one, b.dice = b.span/3+b.random(b.span*2/3), l.Nodes[b.rand.IntN(len(l.Nodes))], b.rand.Uint64()
-			wait(ctx, rest)
-			if ctx.Err() != nil || err != nil {
-				return b.done, err
-			}
-			err = errors.Join(l.kinds[i].do(b, ctx), b.mend(context.WithoutCancel(ctx)))
-			if err != nil {
-				err = fmt.Errorf("%s: %w", l.kinds[i].name, err)
-			}
+	for b.planned = range plan(seed, len(l.kinds), len(l.Nodes), span) {
+		if wait(ctx, b.rest); ctx.Err() != nil {
+			break
+		}
+		k := l.kinds[b.kind]
+		b.one = l.Nodes[b.node]
+		if err := errors.Join(k.do(b, ctx), b.mend(context.WithoutCancel(ctx))); err != nil {
+			return b.done, fmt.Errorf("%s: %w", k.name, err)
 		}
 	}
-	return b.done, err
-}
-
-func (b *breaker) random(most time.Duration) time.Duration {
-	return time.Duration(b.rand.Int64N(int64(most) + 1))
+	return b.done, nil
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -2,24 +2,10 @@ package verify
 
 import (
 	"testing"
-	"time"
 
 	"github.com/attunekv/attune/internal/history"
 	"github.com/attunekv/attune/internal/history/broken"
 )
-
-// Every store that breaks its promise is found out, and no other is blamed.
-func TestSelfTest(t *testing.T) {
-	ok := SelfTest(t.Context(), 1, 30*time.Second, func(c Caught) {
-		t.Logf("%s (%s): %v after %v", c.Name, c.Level, c.OK, c.Took.Round(time.Millisecond))
-		if !c.OK {
-			t.Errorf("%s: %.3000s", c.About, c.Story)
-		}
-	})
-	if ok == t.Failed() {
-		t.Errorf("it says %v", ok)
-	}
-}
 
 // There is a defect for every check there is, so that none is taken on trust.
 func TestEveryCheckHasADefect(t *testing.T) {
