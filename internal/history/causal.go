@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"time"
 )
 
 // Rules say what a store of replicas that answer each for itself need not keep.
@@ -19,6 +20,10 @@ type Rules struct {
 	// judged then. What is known to have gone is better written down as a Delete
 	// of unknown outcome; see Recorder.Add.
 	Lossy bool
+	// Late is how long a controller waits, before it answers, for what another one
+	// decided for it to come back; 0 is as long as it takes. Of what took longer the
+	// connection need not know.
+	Late time.Duration
 	// MayLose says of an event that what it wrote or read may be gone from all
 	// controllers: the one that answered it was killed before it can have told
 	// the others. For Converged; nil is none.
@@ -151,10 +156,12 @@ func newWeb(h History, r Rules, causal bool) (*web, error) {
 	for i := range h {
 		w.link[i] = -1
 		s, ok := numbers[h[i].Session]
-		if !ok {
+		if late := r.late(&h[i]); late || !ok {
 			s = len(last)
-			numbers[h[i].Session] = s
 			last = append(last, -1)
+			if !late {
+				numbers[h[i].Session] = s
+			}
 		}
 		w.session[i], w.before[i], w.pos[i] = s, last[s], 1
 		if b := last[s]; b >= 0 {
@@ -174,10 +181,22 @@ func newWeb(h History, r Rules, causal bool) (*web, error) {
 	return w, nil
 }
 
+// late reports whether the event is one that its own connection need not know of.
+func (r *Rules) late(e *Event) bool {
+	switch e.Op.Kind {
+	case Add, Replace, CAS, Append, Prepend, Incr, Decr:
+		return r.Late > 0 && e.Out.Status != Unknown && e.Return-e.Call >= int64(r.Late)
+	}
+	return false
+}
+
 // share links the connections of each controller.
 func (w *web) share() {
 	nodes := make(map[string][]int)
 	for i := range w.h {
+		if w.rules.late(&w.h[i]) {
+			continue
+		}
 		nodes[w.h[i].Node] = append(nodes[w.h[i].Node], i)
 	}
 	for _, events := range nodes {

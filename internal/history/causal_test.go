@@ -122,6 +122,21 @@ func TestRules(t *testing.T) {
 		t.Error(err)
 	}
 
+	// What another decided, and took long to come back, need not be seen.
+	h = begin().set(1, "a;", 1).cas(1, "b;", 1, Stored, 2).get(1, "a;", 1).h
+	for _, shared := range []bool{false, true} {
+		if err := Eventual(h, Rules{Late: 2, Shared: shared}); err == nil {
+			t.Error("what came back in time is not seen, unnoticed")
+		}
+		if err := Eventual(h, Rules{Late: 1, Shared: shared}); err != nil {
+			t.Error(err)
+		}
+	}
+	h = begin().set(1, "a;", 1).set(1, "b;", 2).get(1, "a;", 1).h
+	if err := Eventual(h, Rules{Late: 1}); err == nil {
+		t.Error("one's own set is not seen, unnoticed")
+	}
+
 	h = begin().set(1, "a;", 1).miss(1).h
 	if err := Causal(h, Rules{Lossy: true}); err != nil {
 		t.Error(err)

@@ -18,6 +18,8 @@ type ExpiryRules struct {
 	Excused func(from, to int64) bool
 	// Shared says that what one connection was told, all others know.
 	Shared bool
+	// Late is as in [Rules].
+	Late time.Duration
 }
 
 // Expired returns an error if an item is shown for longer than it was to live, or is
@@ -82,7 +84,9 @@ func Expired(h History, r ExpiryRules) error {
 			}
 			due = append(due, e)
 		case Stored:
-			due = append(due, e)
+			if late := (Rules{Late: r.Late}); !late.late(&e) {
+				due = append(due, e)
+			}
 			fallthrough // there was nothing
 		case Miss:
 			w, ok := known[at]

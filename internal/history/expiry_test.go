@@ -40,6 +40,7 @@ func TestExpired(t *testing.T) {
 		{"another does not see it", rules, History{add(0, 1, "a;", Stored), get(second, 2, "")}, true},
 		{"another must see it", shared, History{add(0, 1, "a;", Stored), get(second, 2, "")}, false},
 		{"another need not see it yet", shared, History{add(0, 1, "a;", Stored), get(0, 2, "")}, true},
+		{"it came back late", ExpiryRules{Slack: time.Second / 10, Late: 1}, History{add(0, 1, "a;", Stored), get(second, 1, "")}, true},
 		{"added over it", rules, History{add(0, 1, "a;", Stored), add(second, 1, "b;", Stored)}, false},
 		{"not added over it", rules, History{add(0, 1, "a;", Stored), add(second, 1, "b;", NotStored), get(second+9, 1, "a;")}, true},
 		{"added after it", rules, History{add(0, 1, "a;", Stored), add(3*second, 1, "b;", Stored), get(4*second, 1, "b;")}, true},

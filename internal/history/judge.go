@@ -49,23 +49,26 @@ func Leaderless(level string) bool { return level == "causal" || level == "event
 func (t *Trial) Judge() []Finding {
 	var all []Finding
 	find := func(check string, err error) { all = append(all, Finding{check, err}) }
-	h := t.History
+	h, rules := t.History, t.Rules
+	if t.Level == "eventual" {
+		rules.Late = HomeWait
+	}
 	switch {
 	case t.Workload.Name == Expiring.Name:
-		rules := t.Expiry
-		rules.Shared = t.Level == "linearizable"
-		find("expiry", Expired(h, rules))
+		expiry := t.Expiry
+		expiry.Shared, expiry.Late = t.Level == "linearizable", rules.Late
+		find("expiry", Expired(h, expiry))
 		if !Leaderless(t.Level) {
 			find("version order", VersionOrder(h))
 		}
 		return all
 	case t.Level == "causal":
-		find("causal", Causal(h, t.Rules))
+		find("causal", Causal(h, rules))
 		if t.Workload.Name == Chained.Name {
 			find("chains", Chains(h))
 		}
 	case t.Level == "eventual":
-		find("eventual", Eventual(h, t.Rules))
+		find("eventual", Eventual(h, rules))
 	case t.Level == "sequential", t.Level == "linearizable":
 		process := t.Process
 		if process == nil {
@@ -91,9 +94,9 @@ func (t *Trial) Judge() []Finding {
 		return all
 	}
 	if Leaderless(t.Level) {
-		find("converged", Converged(h, *t.Final, t.Rules))
+		find("converged", Converged(h, *t.Final, rules))
 		if t.Again != nil {
-			find("settled", Settled(h.With(*t.Again), *t.Final, t.Rules))
+			find("settled", Settled(h.With(*t.Again), *t.Final, rules))
 		}
 	}
 	if t.Workload.Name == hotCounter {
@@ -138,6 +141,10 @@ func (t *Trial) counted() error {
 
 // Undecided reports whether the finding is that nothing can be said.
 func (f Finding) Undecided() bool { return errors.Is(f.Err, ErrUndecided) }
+
+// HomeWait is how long a controller of the level eventual waits for what another one
+// decided for it; see [Rules].
+const HomeWait = 200 * time.Millisecond
 
 // Unsaid is how long what a controller acknowledged may have been told to nobody, at
 // the levels without a leader. Much less is usual, but a machine may be busy.

@@ -107,7 +107,13 @@ func Start(ctx context.Context, o LocalOptions) (*Local, error) {
 	l.Cluster, err = testbed.Start(ctx, testbed.Options{
 		Binary: o.Binary, Nodes: o.Nodes, Level: o.Level, Durable: o.Durable, Backend: store, MemoryLimit: "256MiB", Seed: o.Seed,
 	})
-	return l, err
+	if err != nil {
+		return nil, err
+	}
+	if err := l.waitWhole(ctx); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
 // Targets are where clients ask.
@@ -207,10 +213,8 @@ func (b *breaker) begin(format string, args ...any) {
 func (b *breaker) mend(ctx context.Context) error {
 	b.Net.HealAll()
 	err := b.WaitReady(ctx, b.Nodes...)
-	for end := time.Now().Add(testbed.Patience); err == nil && !b.whole(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			err = fmt.Errorf("all controllers are ready, and yet there is no leader or a store is not filled after %v", testbed.Patience)
-		}
+	if err == nil {
+		err = b.waitWhole(ctx)
 	}
 	last := &b.done[len(b.done)-1]
 	last.Until = time.Duration(b.now())
@@ -220,19 +224,37 @@ func (b *breaker) mend(ctx context.Context) error {
 	return err
 }
 
-// whole reports whether controllers, all of them ready, have a leader if they need
-// one, and their stores what they should.
-func (b *breaker) whole() bool {
-	if !history.Leaderless(b.o.Level) && b.Leader() == nil {
-		return false
-	}
-	for _, n := range b.Nodes {
-		stats, err := n.Stats("attune")
-		if err != nil || stats["fill_from"] != "" && (stats["fill_from"] != "-" || stats["store_waiting_bytes"] != "0") {
-			return false
+// waitWhole waits until all controllers, which are ready, know that of each other, as
+// only then they agree on who decides what; have a leader if they need one; and have
+// in their stores what they should.
+func (l *Local) waitWhole(ctx context.Context) (err error) {
+	for end := time.Now().Add(testbed.Patience); ; time.Sleep(20 * time.Millisecond) {
+		if err = l.whole(); err == nil || ctx.Err() != nil || time.Now().After(end) {
+			return err
 		}
 	}
-	return true
+}
+
+// whole returns what the cluster lacks.
+func (l *Local) whole() error {
+	if !history.Leaderless(l.o.Level) && l.Leader() == nil {
+		return errors.New("all controllers are ready, and do not agree on a leader")
+	}
+	for _, n := range l.Nodes {
+		stats, err := n.Stats("attune")
+		if err != nil {
+			return err
+		}
+		if from := stats["fill_from"]; from != "" && (from != "-" || stats["store_waiting_bytes"] != "0") {
+			return fmt.Errorf("the store of %s is not filled yet", n.Name)
+		}
+		for _, other := range l.Nodes {
+			if state := stats["member_"+other.Name]; l.o.Nodes > 1 && !strings.HasPrefix(state, "ready ") {
+				return fmt.Errorf("%s is ready, and %s takes it to be: %s", other.Name, n.Name, state)
+			}
+		}
+	}
+	return nil
 }
 
 // kill kills a controller and starts it again.

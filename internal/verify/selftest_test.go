@@ -28,10 +28,15 @@ func TestEveryCheckHasADefect(t *testing.T) {
 
 // A store that is right, taken for one that is not, is not caught.
 func TestSelfTestFails(t *testing.T) {
+	t.Parallel()
 	sound := broken.Defect{Name: "none", About: "nothing is wrong", Level: "eventual", Workload: "register", Check: "eventual"}
 	if c := try(t.Context(), sound, 1, 0); c.OK || c.Story == "" {
 		t.Errorf("caught: %+v", c)
 	}
+}
+
+func TestSelfTestFailsWhoIsNotRight(t *testing.T) {
+	t.Parallel()
 	liar := broken.Defect{Level: "linearizable", Log: broken.Forgetful}
 	if c := try(t.Context(), liar, 1, 0); c.OK {
 		t.Error("a broken store passes for a right one")
