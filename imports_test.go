@@ -48,14 +48,18 @@ var allowed = map[string][]string{
 	"internal/prefetch":       {},
 	"internal/snapshot":       {},
 	"internal/room":           {},
-	"internal/attunetest":     {}, // for tests only
+	"internal/history":        {},
+	"internal/history/broken": {"internal/history"},
+	"internal/testbed":        {},
+	"internal/verify":         {"internal/history", "internal/history/broken", "internal/testbed"},
+	"internal/attunetest":     {"internal/testbed"}, // for tests only
 
-	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench", "internal/snapshot"},
+	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench", "internal/snapshot", "internal/verify"},
 }
 
 // standardOnly are the packages that import nothing from outside the module and
 // the standard library.
-var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/attunetest", "internal/snapshot"}
+var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/testbed", "internal/attunetest", "internal/snapshot"}
 
 // TestImportsGoDownOnly reads every file that is not a test, for any platform.
 func TestImportsGoDownOnly(t *testing.T) {
@@ -154,11 +158,11 @@ func TestDesignPageDrawsThePackages(t *testing.T) {
 		switch pkg {
 		case "":
 			name = "attune"
-		case "cmd/attune", "internal/bench", "internal/attunetest":
+		case "cmd/attune", "internal/bench", "internal/history", "internal/testbed", "internal/verify", "internal/attunetest":
 			name = pkg
 		case "client/internal/memtest": // a helper of tests
 			continue
-		case "client/shell", "kvadapter/storetest", "consistency/disk/disktest": // in the line of their parent
+		case "client/shell", "kvadapter/storetest", "consistency/disk/disktest", "internal/history/broken": // in the line of their parent
 			name = path.Base(path.Dir(pkg))
 		}
 		if !strings.Contains(string(page), name+"/ ") {

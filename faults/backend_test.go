@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // One controller's backend restarts empty: the bytes are at its peers, so nothing
@@ -33,7 +33,7 @@ func oneBackend(t *testing.T, level string, lose func(m *attunetest.Memcached)) 
 			for range pick(2, 12) {
 				at := s.rec.Now()
 				lose(n.Memcached)
-				if leaderless(level) {
+				if history.Leaderless(level) {
 					// A set that this backend failed has been seen, and is withdrawn.
 					s.removed(at)
 				}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // Every command of a client goes to another controller, over a new connection. It

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"regexp"
 	"strconv"
 	"strings"
@@ -14,7 +15,8 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
+	"github.com/attunekv/attune/internal/testbed"
 )
 
 // TestContainers starts the cluster of docker-compose.yml and breaks it as people do
@@ -75,7 +77,7 @@ func buildImages(t *testing.T) images {
 	if _, err := composeCommand(); err != nil {
 		t.Skip("needs docker-compose: ", err)
 	}
-	memcached, err := attunetest.FindMemcached()
+	memcached, err := testbed.FindMemcached()
 	if err != nil {
 		t.Skip("needs memcached: ", err)
 	}
@@ -220,13 +222,13 @@ func startFleet(t *testing.T, im images, i int, v voyage) *fleet {
 	if v.data {
 		f.files = append(f.files, "-f", "../docker-compose.data.yml")
 	}
-	f.stage = &stage{Cluster: new(attunetest.Cluster), t: t}
+	f.stage = &stage{Cluster: &attunetest.Cluster{Cluster: new(testbed.Cluster)}, t: t}
 	for i := range 3 {
-		f.Nodes = append(f.Nodes, &attunetest.Controller{
+		f.Nodes = append(f.Nodes, &attunetest.Controller{Controller: &testbed.Controller{
 			Name:   fmt.Sprintf("attune%d", i+1),
 			Listen: fmt.Sprintf("%s:%d", f.host, 8000+i),
 			Admin:  fmt.Sprintf("%s:%d", f.host, 9090+i),
-		})
+		}})
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -357,7 +359,7 @@ func (f *fleet) killed(service string) {
 			f.t.Error(err)
 			return
 		}
-		f.losses = append(f.losses, loss{node: service, at: f.users.now(), kept: f.data})
+		f.losses = append(f.losses, history.Loss{Node: service, At: f.users.now(), Kept: f.data})
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil { // docker kill would keep it down
 			f.t.Error(err)
 			return
@@ -402,35 +404,18 @@ func (f *fleet) finish() {
 	f.healthy("attune1", "attune2", "attune3")
 	h, sets := f.users.stop()
 	f.t.Logf("%d commands, %d of them answered; %d unique sets", len(h), h.Answered(), len(sets))
-	report := func(err error) {
-		f.t.Helper()
-		if err != nil {
-			f.t.Error(err)
-		}
-	}
-	if leaderless(f.level) {
+	trial := history.Trial{Level: f.level, History: h, Process: history.ByClient, Patience: time.Minute, Dir: os.TempDir()}
+	if history.Leaderless(f.level) {
 		f.rec = f.users.rec
-		rules := history.Rules{MayLose: f.mayLose}
+		trial.Rules.MayLose = f.mayLose
 		f.surveyOf(f.Nodes, sets.Keys())
 		sv := f.surveyOf(f.Nodes, h.Keys())
-		if f.level == causal {
-			report(history.Causal(h, rules))
-		} else {
-			report(history.Eventual(h, rules))
-		}
-		report(history.Converged(h, sv, rules))
-		kept := sets[:0:0]
-		for _, e := range sets {
-			if !f.mayLose(e) {
-				kept = append(kept, e)
-			}
-		}
-		sets = kept
-	} else {
-		report(history.Sequential(h, history.ByClient))
-		if f.level == linearizable {
-			report(history.FreshReads(h))
-			report(history.Linearizable(h, time.Minute, os.TempDir()))
+		trial.Final = &sv
+		sets = slices.DeleteFunc(sets, f.mayLose)
+	}
+	for _, found := range trial.Judge() {
+		if found.Err != nil {
+			f.t.Errorf("%s: %v", found.Check, found.Err)
 		}
 	}
 	f.kept(sets)

@@ -13,7 +13,7 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/attunekv/attune/client"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // users are programs with the client of this repository. Each prefers another

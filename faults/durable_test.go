@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // All are killed at once in mid-write, with their bytes in files: what was

@@ -11,7 +11,8 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
+	"github.com/attunekv/attune/internal/testbed"
 )
 
 // inside is set in the environment of a test that runs in a network of its own.
@@ -45,7 +46,7 @@ func ownNetwork(t *testing.T, env ...string) bool {
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
-	exited, err := attunetest.Launch(cmd)
+	exited, err := testbed.Launch(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func newWires(t *testing.T, machines int) *wires {
 	w.ip("link", "set", "br0", "up")
 	for i := range machines {
 		cmd := exec.Command("unshare", "-n", "sleep", "infinity")
-		exited, err := attunetest.Launch(cmd)
+		exited, err := testbed.Launch(cmd)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // The leader, or a follower, is cut off from all others. The majority goes on. The

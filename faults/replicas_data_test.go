@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // Something was deleted, and one controller is away for so long that the others
@@ -93,11 +93,10 @@ func (s *stage) surveyOf(nodes []*attunetest.Controller, keys []string) (sv hist
 	for _, n := range nodes {
 		targets = append(targets, target(n))
 	}
-	attunetest.Eventually(s.t, "the controllers agree", func() bool {
-		var err error
-		sv, err = s.recorder().Survey(targets, keys)
-		return err == nil && sv.Agree() == nil
-	})
+	sv, err := s.settle(targets, keys, attunetest.Patience)
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	return sv
 }
 

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // Two halves do not hear each other. Both go on, reading and writing.
@@ -51,7 +51,6 @@ func TestRow08ApartForMoreThanIsKept(t *testing.T) {
 		s, _ := run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level, MemoryLimit: "512MiB"},
 			workload:       w,
-			chains:         w.Name == history.Chained.Name,
 			size:           200 << 10,
 			pause:          10 * time.Millisecond,
 			rules:          history.Rules{Shared: true},
@@ -132,7 +131,6 @@ func TestRow10ThirdRelays(t *testing.T) {
 		s, h := run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level},
 			workload:       history.Chained,
-			chains:         true,
 			rules:          history.Rules{Shared: true},
 			faults: func(s *stage) {
 				from = s.rec.Now()
@@ -206,7 +204,6 @@ func TestRow11BadNetworkOfReplicas(t *testing.T) {
 				run(t, scenario{
 					ClusterOptions: attunetest.ClusterOptions{Level: level},
 					workload:       w,
-					chains:         w.Name == history.Chained.Name,
 					rules:          history.Rules{Shared: true},
 					faults: func(s *stage) {
 						s.Net.All(s.Names(), attunetest.Rule{

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // A controller without a disk is killed, and comes back empty, as somebody new. It
@@ -16,7 +16,6 @@ func TestRow02ReplicaKilled(t *testing.T) {
 		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level},
 			workload:       w,
-			chains:         w.Name == history.Chained.Name,
 			faults: func(s *stage) {
 				values := s.fill(s.Nodes[0], "before", 200)
 				for _, n := range s.Nodes[1:] {

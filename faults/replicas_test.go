@@ -1,15 +1,15 @@
 package faults
 
 import (
+	"context"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // At the causal and eventual levels every controller answers for itself, cut off
@@ -22,70 +22,22 @@ import (
 // and the network is whole.
 const settling = 5 * time.Second * slack
 
-// unsaid is how long what a controller acknowledged may have been told to nobody.
-// Much less is usual, but a machine may be busy.
-const unsaid = time.Second
-
-// loss is the end of a controller.
-type loss struct {
-	node string
-	at   int64
-	// kept says that what it acknowledged is safe: on its disk, or with others.
-	kept bool
-}
-
-func leaderless(level string) bool { return level == causal || level == eventual }
-
 // lose kills a controller without a disk. What it said last, it may have said to
 // its clients alone.
 func (s *stage) lose(n *attunetest.Controller) {
 	s.t.Helper()
 	n.Kill()
-	s.losses = append(s.losses, loss{node: n.Name, at: s.rec.Now()})
+	s.losses = append(s.losses, history.Loss{Node: n.Name, At: s.rec.Now()})
 }
 
 // kill kills a controller whose acknowledgements outlast it.
 func (s *stage) kill(n *attunetest.Controller) {
 	s.t.Helper()
 	n.Kill()
-	s.losses = append(s.losses, loss{node: n.Name, at: s.rec.Now(), kept: true})
+	s.losses = append(s.losses, history.Loss{Node: n.Name, At: s.rec.Now(), Kept: true})
 }
 
-// mayLose reports whether what an event wrote or read may have gone with a
-// controller that was killed. What it acknowledged may be safe; but it shows what it
-// is about to.
-func (s *stage) mayLose(e history.Event) bool {
-	return slices.ContainsFunc(s.losses, func(l loss) bool {
-		return e.Node == l.node && e.Return <= l.at && e.Return > l.at-int64(unsaid) && (!l.kept || e.Op.Kind == history.Get)
-	})
-}
-
-// judge waits until the controllers agree, and has the checkers of the level judge
-// h, and what they agree on. It returns those of the unique sets that must be
-// there.
-func (s *stage) judge(sc scenario, h, unique history.History) history.History {
-	s.t.Helper()
-	report := func(err error) {
-		if err != nil {
-			s.t.Error(err)
-		}
-	}
-	rules := sc.rules
-	rules.MayLose = s.mayLose
-	s.agree(unique.Keys())
-	sv := s.agree(h.Keys())
-	switch sc.Level {
-	case causal:
-		report(history.Causal(h, rules))
-		if sc.chains {
-			report(history.Chains(h))
-		}
-	case eventual:
-		report(history.Eventual(h, rules))
-	}
-	report(history.Converged(h, sv, rules))
-	return slices.DeleteFunc(unique, s.mayLose)
-}
+func (s *stage) mayLose(e history.Event) bool { return history.MayLose(s.losses, e) }
 
 // agree waits until all controllers that are ready answer alike for keys, and
 // returns what they answer.
@@ -100,20 +52,11 @@ func (s *stage) agree(keys []string) (sv history.Survey) {
 	if len(ready) != len(s.Nodes) {
 		s.t.Errorf("%d of %d controllers are ready", len(ready), len(s.Nodes))
 	}
-	var err error
-	began, described := time.Now(), false
-	for time.Since(began) < attunetest.Patience {
-		if sv, err = s.recorder().Survey(ready, keys); err == nil {
-			err = sv.Agree()
-		}
-		if err == nil {
-			break
-		}
-		if !described && time.Since(began) > settling {
-			described = true
-			s.describe() // who waits for what
-		}
-		time.Sleep(5 * time.Millisecond)
+	began := time.Now()
+	sv, err := s.settle(ready, keys, settling)
+	if err != nil {
+		s.describe() // who waits for what
+		sv, err = s.settle(ready, keys, attunetest.Patience)
 	}
 	took := time.Since(began).Round(time.Millisecond)
 	if err != nil {
@@ -125,6 +68,13 @@ func (s *stage) agree(keys []string) (sv history.Survey) {
 		s.t.Errorf("that is more than %v", settling)
 	}
 	return sv
+}
+
+// settle waits until targets agree on keys, for some time.
+func (s *stage) settle(targets []history.Target, keys []string, patience time.Duration) (history.Survey, error) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	return s.recorder().Settle(ctx, targets, keys)
 }
 
 // recorder is the one of the run, or one that nobody else has.

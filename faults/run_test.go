@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 const (
@@ -49,6 +49,9 @@ func levels(t *testing.T, f func(t *testing.T, level string), names ...string) {
 	}
 }
 
+// counterBegin is what the counter of a row that has one begins with.
+const counterBegin = 1000
+
 // scenario is a cluster, what clients do, and what happens to it meanwhile.
 type scenario struct {
 	attunetest.ClusterOptions
@@ -62,15 +65,13 @@ type scenario struct {
 	// faults run once commands are answered; when they return, the network is
 	// healed, and the clients go on until they are answered again.
 	faults func(s *stage)
-	// sums says that the history is judged by ExactCounter and not by search, for
-	// which it has too much at a time.
+	// sums says that the history is that of one counter, which began at counterBegin,
+	// and not judged by search, for which it has too much at a time.
 	sums bool
 	// lossy rows may lose acknowledged sets: KeptSets is not asked.
 	lossy bool
-	// rules are those of the levels without a leader, and chains says that the
-	// workload is Chained. See replicas_test.go.
-	rules  history.Rules
-	chains bool
+	// rules are those of the levels without a leader. See replicas_test.go.
+	rules history.Rules
 	// bounded counters may lose increments, and do none twice.
 	bounded bool
 }
@@ -81,7 +82,7 @@ type stage struct {
 	t       *testing.T
 	rec     *history.Recorder
 	targets []history.Target
-	losses  []loss
+	losses  []history.Loss
 }
 
 // run runs a scenario and checks what its clients saw, which it returns.
@@ -139,11 +140,11 @@ func run(t *testing.T, sc scenario) (*stage, history.History) {
 
 	h, unique := s.rec.History(), sets.History()
 	t.Logf("%d commands, %d of them answered; %d unique sets", len(h), h.Answered(), len(unique))
-	if leaderless(sc.Level) {
-		unique = s.judge(sc, h, unique)
-	} else {
-		s.check(sc, h)
+	if history.Leaderless(sc.Level) {
+		s.agree(unique.Keys())
+		unique = slices.DeleteFunc(unique, s.mayLose)
 	}
+	s.check(sc, h)
 	if !sc.lossy {
 		s.kept(unique)
 	}
@@ -160,21 +161,24 @@ func (s *stage) progress(when string) {
 // check has the checkers of the level judge h.
 func (s *stage) check(sc scenario, h history.History) {
 	s.t.Helper()
-	report := func(err error) {
-		if err != nil {
-			s.t.Error(err)
-		}
+	trial := history.Trial{
+		Level: sc.Level, Workload: sc.workload, History: h, Patience: time.Minute, Dir: s.Dir(), Rules: sc.rules,
+		Unsearched: sc.sums, Begin: counterBegin, Whole: sc.sums && !sc.bounded,
 	}
-	process := history.BySession
 	if sc.hop {
-		process = history.ByClient
+		trial.Process = history.ByClient
 	}
-	report(history.Sequential(h, process))
-	if sc.Level == linearizable {
-		report(history.FreshReads(h))
+	if history.Leaderless(sc.Level) {
+		trial.Rules.MayLose = s.mayLose
 	}
-	if sc.Level == linearizable && !sc.sums {
-		report(history.Linearizable(h, time.Minute, s.Dir()))
+	if history.Leaderless(sc.Level) || sc.sums {
+		sv := s.agree(h.Keys())
+		trial.Final = &sv
+	}
+	for _, f := range trial.Judge() {
+		if f.Err != nil {
+			s.t.Errorf("%s: %v", f.Check, f.Err)
+		}
 	}
 }
 

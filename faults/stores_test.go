@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
-	"github.com/attunekv/attune/internal/attunetest/history"
+	"github.com/attunekv/attune/internal/history"
 )
 
 // What memcached servers do to the cluster above them. As long as one of three

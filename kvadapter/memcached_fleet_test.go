@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/internal/testbed"
 )
 
 // memcachedServer is a server that a test may mistreat: a real memcached where
@@ -31,7 +32,7 @@ type memcachedServer interface {
 // and its address. It ends with the test.
 func startMemcached(t testing.TB, args ...string) (memcachedServer, string) {
 	t.Helper()
-	if _, err := attunetest.FindMemcached(); err == nil {
+	if _, err := testbed.FindMemcached(); err == nil {
 		m := attunetest.StartMemcached(t, args...)
 		return m, m.Addr
 	}

@@ -46,12 +46,13 @@ in memory or in memcached servers, at the consistency level you choose.
   attune ready                      say whether it serves its level
   attune snapshot                   save all of its items, restore them
   attune bench                      measure it
-  attune simulate                   how writes spread in a cluster of thousands`,
+  attune simulate                   how writes spread in a cluster of thousands
+  attune verify                     test what a cluster promises`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newReadyCommand(), newRecoverCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newVerifyCommand(), newReadyCommand(), newRecoverCommand(), newVersionCommand())
 	return root
 }
 

@@ -60,13 +60,3 @@ func RemoveBinary() {
 		_ = os.RemoveAll(built.dir) // the system clears its directory for temporary files
 	}
 }
-
-// cleanEnv is the environment without the settings of whoever runs the tests.
-func cleanEnv() (env []string) {
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "ATTUNE_") {
-			env = append(env, kv)
-		}
-	}
-	return append(env, "GORACE=halt_on_error=1")
-}

@@ -104,7 +104,7 @@ func TestClusterMistreated(t *testing.T) {
 	if err := n1.Ready(); err == nil {
 		t.Error("paused, it answers")
 	}
-	if c.leader(c.running()) != nil {
+	if c.Leader() != nil {
 		t.Error("one that is paused leads")
 	}
 	lead(t, "n2")
@@ -114,14 +114,14 @@ func TestClusterMistreated(t *testing.T) {
 	n1.Resume()
 	Eventually(t, "it is ready again", func() bool { return n1.Ready() == nil })
 
-	pid := n1.cmd.Process.Pid
+	pid := n1.Pid()
 	n1.Pause()
 	n1.Kill()
 	n1.Kill() // once is enough
 	if n1.Ready() == nil {
 		t.Error("killed, it answers")
 	}
-	if !n1.Restart() || n1.cmd.Process.Pid == pid {
+	if !n1.Restart() || n1.Pid() == pid {
 		t.Error("it is not started again")
 	}
 	if took := n1.Stop(); took > Patience/2 {
@@ -178,7 +178,7 @@ func TestClusterFailures(t *testing.T) {
 				t.Fatal(err)
 			}
 			fmt.Fprintln(conn, word)
-			Eventually(t, "it ends", n.ended)
+			Eventually(t, "it ends", n.Ended)
 			conn.Close()
 		}
 		j.end()

@@ -2,12 +2,10 @@
 // test may mistreat, and small waits and addresses.
 //
 // [StartMemcached] runs a real memcached, [StartCluster] a cluster of controllers
-// of this tree, each a process of its own behind a [Network] that can be cut and
-// made slow, lossy or forgetful of order. They return once the very processes
-// serve. The test's end kills them; on Linux so does the end of the test's process,
-// however it ends. Package history, below, records what clients of a cluster saw
+// of this tree. They are those of package testbed, whose failures fail the test, and
+// whom the test's end kills. Package history records what clients of a cluster saw
 // and judges it.
 //
 // No code but tests imports this package, and it imports the standard library
-// alone, so that any of them can.
+// and testbed alone, so that any of them can.
 package attunetest

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attunekv/attune/internal/testbed"
 )
 
 func ask(t *testing.T, c net.Conn, request, want string) {
@@ -49,7 +51,7 @@ func TestMemcachedMistreated(t *testing.T) {
 			m.Pause()
 			m.Kill()
 			m.Kill() // once is enough
-			if c, err := net.Dial(m.network(), addr); err == nil {
+			if c, err := m.Memcached.Dial(); err == nil {
 				c.Close()
 				t.Fatal("killed, it accepts a connection")
 			}
@@ -65,10 +67,13 @@ func TestMemcachedMistreated(t *testing.T) {
 // Another memcached at the address is not taken for the one started.
 func TestMemcachedAddressTaken(t *testing.T) {
 	other := StartMemcached(t)
-	m := &Memcached{t: t, path: other.path, args: other.args, Addr: other.Addr}
-	if err := m.start(); err == nil || m.cmd != nil {
-		t.Errorf("two at %s: %v", m.Addr, err)
-		m.Kill()
+	path, err := testbed.FindMemcached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := testbed.StartMemcached(path, other.Addr); err == nil {
+		t.Errorf("two at %s", m.Addr)
+		_ = m.Kill() // the test has failed
 	}
 }
 
@@ -84,7 +89,7 @@ func TestMemcachedDiesWithTheTest(t *testing.T) {
 		time.Sleep(Patience)
 		return
 	}
-	if _, err := FindMemcached(); err != nil {
+	if _, err := testbed.FindMemcached(); err != nil {
 		t.Skip(err)
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
