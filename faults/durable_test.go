@@ -52,6 +52,45 @@ func TestRow05AllKilledOverPebble(t *testing.T) {
 	}
 }
 
+// One after the other is killed in mid-write, with its bytes in files, and comes back
+// with them.
+func TestRow05OneKilledOverPebble(t *testing.T) {
+	eachStoreLevel(t, func(t *testing.T, level string) {
+		workload := history.Mixed
+		if leaderless(level) {
+			workload = history.Removals
+		}
+		var values map[string]string
+		s, _ := run(t, scenario{
+			ClusterOptions: attunetest.ClusterOptions{Level: level, Pebble: true},
+			workload:       workload,
+			faults: func(s *stage) {
+				values = s.fill(s.Nodes[0], "before", 100)
+				for _, n := range s.Nodes {
+					s.spread(n, values)
+				}
+				for i := range pick(1, 6) {
+					n := s.Nodes[i%len(s.Nodes)]
+					if leaderless(level) {
+						s.kill(n)
+					} else {
+						n.Kill()
+					}
+					s.progress("by those who are left")
+					n.Start()
+					if !s.WaitReady(n) {
+						return
+					}
+					s.reads(n, values)
+				}
+			},
+		})
+		for _, n := range s.Nodes {
+			s.reads(n, values)
+		}
+	}, causal)
+}
+
 const bigSize = 500_000
 
 // forget writes as much as has a state written, so that the log before it counts for

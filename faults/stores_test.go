@@ -247,3 +247,75 @@ func store(t testing.TB, m *attunetest.Memcached, verb, key string, raw []byte) 
 		t.Errorf("%s %s: %q %v", verb, key, line, err)
 	}
 }
+
+// TestStoreRestartsWithItsController: a controller and its memcached die together, and
+// the controller is back first. It is of use without, and fills it when it comes.
+func TestStoreRestartsWithItsController(t *testing.T) {
+	eachStoreLevel(t, func(t *testing.T, level string) {
+		var values map[string]string
+		s, _ := run(t, scenario{
+			ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true},
+			workload:       history.Mixed,
+			faults: func(s *stage) {
+				values = s.fill(s.Nodes[0], "before", 100)
+				for _, n := range s.Nodes {
+					s.spread(n, values)
+				}
+				n := s.Nodes[2]
+				for range pick(1, 3) {
+					if leaderless(level) {
+						s.lose(n)
+					} else {
+						n.Kill()
+					}
+					n.Memcached.Kill()
+					n.Start()
+					if !s.WaitReady(n) {
+						return
+					}
+					s.reads(n, values)
+					s.progress("without a memcached")
+					n.Memcached.Start()
+					s.holds(n.Memcached, values)
+				}
+			},
+		})
+		for _, n := range s.Nodes {
+			s.reads(n, values)
+		}
+	}, sequential)
+}
+
+// TestStoreDoesNotTakeIt: a value that is larger than a memcached takes is refused, and
+// what it was to replace is gone, as with memcached itself. One that is as large as
+// may be is there for all.
+func TestStoreDoesNotTakeIt(t *testing.T) {
+	eachStoreLevel(t, func(t *testing.T, level string) {
+		s := start(t, attunetest.ClusterOptions{Level: level, Memcached: true, Args: []string{"--op-timeout", "5s", "--max-item-size", "4MiB"}})
+		for i, n := range s.Nodes {
+			key := fmt.Sprint("big", i)
+			try := func(size int) string {
+				return s.say(n, fmt.Sprintf("set %s 0 0 %d", key, size), strings.Repeat("x", size))
+			}
+			large := 1<<20 - 200
+			if got := try(large); got != "STORED" {
+				t.Errorf("a large value: %q", got)
+			}
+			for _, m := range s.Nodes {
+				attunetest.Eventually(t, m.Name+" has it", func() bool {
+					return s.say(m, "get "+key) == fmt.Sprintf("VALUE %s 0 %d", key, large)
+				})
+			}
+			attunetest.Eventually(t, "one that is too large is refused", func() bool {
+				got := try(1 << 20)
+				if got == "STORED" {
+					t.Error("what no memcached takes is acknowledged")
+				}
+				return got == "SERVER_ERROR object too large for cache"
+			})
+			for _, m := range s.Nodes {
+				attunetest.Eventually(t, "what it was to replace is gone", func() bool { return s.say(m, "get "+key) == "END" })
+			}
+		}
+	}, linearizable, causal)
+}

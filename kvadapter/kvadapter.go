@@ -98,6 +98,14 @@ type Spread interface {
 	Server(key attune.Key) int
 }
 
+// Bounded is a Backend that takes records up to some size only.
+type Bounded interface {
+	// Takes says what a Put of a value of size bytes would: nil, or ErrTooLarge; or
+	// ErrUnavailable if it cannot tell, as the server the key belongs to has not said
+	// yet. It waits for nobody.
+	Takes(key attune.Key, size int) error
+}
+
 // Scanner is a Backend that can list what it holds, in no particular order and
 // without a consistent cut: a record that is there throughout is listed once. It
 // stops early when fn returns false. key is valid until fn returns. fn may take

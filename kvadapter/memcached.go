@@ -54,7 +54,7 @@ const (
 //
 // memcached limits the size of an item, key and its own header included, to 1 MiB
 // unless started with -I: a Put beyond it is ErrTooLarge, and memcached then drops
-// the record put before. Records never expire there; when memory is short,
+// the record put before. Takes tells it before (memcachedLimit). Records never expire there; when memory is short,
 // memcached forgets those least used, which a later Get finds as ErrNotFound.
 type memcached struct {
 	fleet atomic.Pointer[memcachedFleet]

@@ -27,6 +27,7 @@ type memcachedServer struct {
 	busy chan struct{}
 
 	health  memcachedHealth
+	limit   memcachedLimit
 	latency memcachedLatency // of calls that were made
 	retired atomic.Bool      // no connection is kept
 
@@ -53,6 +54,7 @@ func newMemcachedServer(addr string, timeout time.Duration, maxIdle int) *memcac
 	s.client.DialContext = s.dial
 	s.reads.open(s, maxIdle)
 	s.pipe.open(s)
+	s.limit.open()
 	s.health.closing, s.health.ask = make(chan struct{}), s.ping
 	return s
 }
@@ -158,6 +160,7 @@ func (s *memcachedServer) ping() error {
 // close releases the server: calls under way go on, and keep no connection.
 func (s *memcachedServer) close() {
 	s.health.close()
+	s.limit.close()
 	s.retired.Store(true)
 	s.pipe.retire(s.pipe.hangUp)
 	s.dropIdle()
@@ -319,6 +322,9 @@ func (s *memcachedServer) dial(ctx context.Context, network, addr string) (net.C
 	nc, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
+	}
+	if s.limit.wanted.Load() {
+		s.learn()
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = nc.SetDeadline(deadline) // cannot fail on an open connection

@@ -49,6 +49,15 @@ func (r *Replica) Fits(n int) bool {
 	return r.limit == 0 || r.memory == nil || int64(n) <= r.limit
 }
 
+// Takes says whether the backend would take a value of size bytes, before it is
+// decided that it will. Errors: those of [kvadapter.Bounded].
+func (r *Replica) Takes(key attune.Key, size int) error {
+	if r.bounded == nil {
+		return nil
+	}
+	return r.bounded.Takes(key, size)
+}
+
 // Victim proposes the removal of one item: a dead one if it meets one, else the
 // least recently used of a random few, or of all if there are few; but not that of
 // the key spared, for which room is being made. ok is false when there is none.

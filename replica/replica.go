@@ -74,6 +74,7 @@ type Replica struct {
 	seed    uint64
 	tombs   bool // Options.Tombstones
 	durable durable
+	bounded kvadapter.Bounded // backend, if it is one; else nil
 
 	// start and began are one moment, so that the clock below is monotonic.
 	start time.Time
@@ -111,6 +112,7 @@ func Open(o Options) *Replica {
 		r.hot = newHot(o.HotCache)
 	}
 	r.durable.init(o.Backend)
+	r.bounded, _ = o.Backend.(kvadapter.Bounded)
 	total := int64(unsafe.Sizeof(*r))
 	for i := range r.segs {
 		s := &r.segs[i]

@@ -206,6 +206,16 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 		*res = attune.Result{Status: attune.OutOfMemory}
 		return true
 	}
+	if stores && e.core != nil {
+		// Alone, Settle tells.
+		if err := e.replica.Takes(c.Key, c.Item.Size); err != nil {
+			if op.Verb == attune.Set && errors.Is(err, kvadapter.ErrTooLarge) {
+				e.evict(h, attune.AnyVersion, now)
+			}
+			*res = failure(err)
+			return true
+		}
+	}
 	if stores && e.core != nil && e.stage.Behind() {
 		*res = attune.Result{Status: attune.Failed, Err: repair.ErrBehind}
 		return true

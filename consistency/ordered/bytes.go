@@ -161,22 +161,33 @@ func (w *countingWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// until is the use of e, to the deadline of a call of this controller's; c is nil for
+// one of another's, who told no deadline.
+func (e *Engine) until(c *attune.Call) (context.Context, context.CancelFunc) {
+	if c == nil || c.Deadline.IsZero() {
+		return context.WithCancel(e.ctx)
+	}
+	return context.WithDeadlineCause(e.ctx, c.Deadline, errFetching)
+}
+
 // fetchBytes gets what requests are decided on from the store, or from a peer.
 func (e *Engine) fetchBytes(r *request, wants []wanted) {
 	for i := range wants {
 		// The request may end meanwhile, and its memory be somebody else's.
 		wants[i].key.Text = append([]byte(nil), wants[i].key.Text...)
 	}
+	ctx, cancel := e.until(r.call)
 	e.tasks.Go(func() {
+		defer cancel()
 		got := make(map[attune.KeyHash]fetched, len(wants))
 		for _, w := range wants {
 			f := fetched{stored: w.item.Stored}
-			it, err := e.replica.Get(e.ctx, w.key, nil, false)
+			it, err := e.replica.Get(ctx, w.key, nil, false)
 			switch missing, gone := repair.Missing(err); {
 			case missing && it.Stored == w.item.Stored:
 				here := err
 				var sure bool
-				if f.value, sure, err = e.fetcher.Fetch(e.ctx, w.key, it); err == nil && f.value == nil {
+				if f.value, sure, err = e.fetcher.Fetch(ctx, w.key, it); err == nil && f.value == nil {
 					f.gone, err = sure && gone, out(here, sure)
 				}
 			case missing:
@@ -233,8 +244,10 @@ func (e *Engine) Recover(c *attune.Call, key attune.Key, item attune.Item) bool 
 const recoverTries = 5
 
 func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attune.Item, error) {
+	ctx, cancel := e.until(c)
+	defer cancel()
 	for range recoverTries {
-		value, sure, err := e.fetcher.Fetch(e.ctx, key, item)
+		value, sure, err := e.fetcher.Fetch(ctx, key, item)
 		if err != nil {
 			return attune.Item{}, err
 		}
@@ -242,7 +255,7 @@ func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attu
 			item.Value = value
 			return item, nil
 		}
-		it, err := e.replica.Get(e.ctx, key, nil, false)
+		it, err := e.replica.Get(ctx, key, nil, false)
 		missing, gone := repair.Missing(err)
 		if !missing {
 			return it, err
@@ -266,7 +279,7 @@ func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attu
 		if err := e.waitApplied(evict); err != nil {
 			return attune.Item{}, err
 		}
-		if it, err = e.replica.Get(e.ctx, key, nil, false); err == nil || !errors.Is(err, replica.ErrGone) {
+		if it, err = e.replica.Get(ctx, key, nil, false); err == nil || !errors.Is(err, replica.ErrGone) {
 			return it, err
 		}
 		item = it

@@ -123,6 +123,9 @@ type core struct {
 	// out is what this turn has to say, per peer and connection; the order is that
 	// in which it came up, so that a simulation can be repeated.
 	out []outFrame
+	// late is what there was no room for, of any turn, and lateBytes its size.
+	late      []late
+	lateBytes int
 }
 
 // outFrame gathers what is to be sent over one connection to a peer.

@@ -1,6 +1,7 @@
 package ordered
 
 import (
+	"errors"
 	"math"
 
 	"go.etcd.io/raft/v3"
@@ -308,6 +309,9 @@ func (c *core) decideOp(r *request, op *attune.Op, res *attune.Result) {
 		*res = attune.Result{Status: attune.OutOfMemory}
 		return
 	}
+	if stores && !c.taken(&ch, op, res) {
+		return
+	}
 	if stores && c.world.behind() {
 		*res = attune.Result{Status: attune.Failed, Err: repair.ErrBehind}
 		return
@@ -318,6 +322,24 @@ func (c *core) decideOp(r *request, op *attune.Op, res *attune.Result) {
 		b.arena = b.arena[:len(b.arena)+len(ch.Item.Value)] // it is in the arena: keep it
 	}
 	c.addStamped(ch, from)
+}
+
+// taken reports whether the store here would take what ch puts there. It is written
+// aside, when all is said; what none of the stores took would then be lost.
+func (c *core) taken(ch *attune.Change, op *attune.Op, res *attune.Result) bool {
+	err := c.replica.Takes(ch.Key, ch.Item.Size)
+	switch {
+	case err == nil:
+		return true
+	case !errors.Is(err, kvadapter.ErrTooLarge):
+		*res = attune.Result{Status: attune.Failed, Err: err}
+		return false
+	case op.Verb == attune.Set:
+		// As above.
+		c.add(attune.Change{Key: op.Key, Item: attune.Item{Deleted: true}, Prior: attune.AnyVersion}, -1)
+	}
+	*res = attune.Result{Status: attune.TooLarge}
+	return false
 }
 
 // room is memory for a value to be built, at the end of the arena.

@@ -237,6 +237,9 @@ func (c *core) wait() time.Duration {
 	if c.campaignAt != 0 {
 		next = min(next, c.campaignAt)
 	}
+	if len(c.late) > 0 {
+		next = min(next, c.now+lateEvery)
+	}
 	return max(next-c.now, time.Millisecond)
 }
 

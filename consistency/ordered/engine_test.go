@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
@@ -23,8 +22,6 @@ import (
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // member is one controller's engine, on loopback.
 type member struct {

@@ -30,6 +30,17 @@ const (
 // maxForward bounds a frame of requests, unless one request alone is larger.
 const maxForward = 1 << 20
 
+const (
+	// answerBytes is about the most of a frame of answers, unless one alone is larger.
+	answerBytes = 1 << 20
+	// lateBytes bounds the answers that wait for room on the way to who asked, unless
+	// one alone is larger; they do for latePatience at most, and are tried again
+	// every lateEvery.
+	lateBytes    = 64 << 20
+	latePatience = 5 * time.Second
+	lateEvery    = 10 * time.Millisecond
+)
+
 // idBits are those of a request's number that count. Those above are drawn when a
 // process starts: a member that comes back with its log has the same Raft id, and
 // must not take answers to what it asked before, nor be taken for repeating itself.
@@ -216,7 +227,8 @@ func (c *core) receiveForward(f *inFrame) {
 	}
 }
 
-// answer tells a follower what became of its request, at the end of this turn.
+// answer tells a follower what became of its request, at the end of this turn at the
+// latest.
 func (c *core) answer(r *request, index uint64, outcome byte) {
 	to := c.outTo(r.from, cluster.Calls, frameAnswer)
 	buf := binary.LittleEndian.AppendUint64(to.body, r.id)
@@ -230,6 +242,35 @@ func (c *core) answer(r *request, index uint64, outcome byte) {
 	binary.LittleEndian.PutUint32(buf[start-4:], uint32(len(buf)-start))
 	to.body = buf
 	r.ops, r.res = nil, nil
+	if len(buf) > answerBytes {
+		c.sendOut(to)
+	}
+}
+
+// late is a frame of answers for which there was no room on the way to who asked:
+// what reads show with their writes may be large.
+type late struct {
+	outFrame
+	until time.Duration // then nobody waits for it any more
+}
+
+// keepAnswers has a frame of answers sent later, if it is not too much.
+func (c *core) keepAnswers(to uint64, body []byte) {
+	if c.lateBytes == 0 || c.lateBytes+len(body) <= lateBytes {
+		c.late = append(c.late, late{outFrame{to, cluster.Calls, frameAnswer, body}, c.now + latePatience})
+		c.lateBytes += len(body)
+	}
+}
+
+// sendLate sends the answers for which there is room now.
+func (c *core) sendLate() {
+	c.late = slices.DeleteFunc(c.late, func(l late) bool {
+		done := c.now >= l.until || c.world.send(l.to, l.class, l.kind, l.body)
+		if done {
+			c.lateBytes -= len(l.body)
+		}
+		return done
+	})
 }
 
 // receiveAnswer takes the leader's answers.
@@ -346,13 +387,20 @@ func (c *core) outTo(to uint64, class cluster.Class, kind byte) *outFrame {
 func (c *core) sendOut(o *outFrame) {
 	body := o.body
 	o.body = nil
-	if len(body) > 0 && !c.world.send(o.to, o.class, o.kind, body) && o.class == cluster.Log {
+	if len(body) == 0 || c.world.send(o.to, o.class, o.kind, body) {
+		return
+	}
+	switch {
+	case o.class == cluster.Log:
 		c.raft.ReportUnreachable(o.to)
+	case o.kind == frameAnswer:
+		c.keepAnswers(o.to, body)
 	}
 }
 
 // flushOut sends what the turn had to say.
 func (c *core) flushOut() {
+	c.sendLate()
 	for i := range c.out {
 		c.sendOut(&c.out[i])
 	}

@@ -15,6 +15,8 @@ var (
 	errUnknown = errors.New("outcome unknown: the controller that was to carry it out is gone")
 	// errTimeout: the same, at the op deadline.
 	errTimeout = errors.New("timed out; the outcome is unknown")
+	// errFetching: nothing was done.
+	errFetching = errors.New("timed out while the value was fetched from the store or another controller; see op-timeout")
 	// errNoQuorum: nothing was done.
 	errNoQuorum = errors.New("no quorum: too few controllers can reach each other")
 	// errBusy: nothing was done.
@@ -130,6 +132,9 @@ func (c *core) expire() {
 		case r.begun:
 			delete(c.forwarded, r.id) // an answer that was lost never comes
 			c.fail(r, errTimeout)
+			failed = true
+		case r.fetching:
+			c.fail(r, errFetching)
 			failed = true
 		default:
 			c.fail(r, c.why())
