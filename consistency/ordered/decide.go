@@ -1,6 +1,7 @@
 package ordered
 
 import (
+	"fmt"
 	"math"
 
 	"go.etcd.io/raft/v3"
@@ -221,7 +222,7 @@ func (c *core) fetchFirst(r *request) bool {
 			continue
 		}
 		if f, ok := r.fetched[op.Key.Hash]; ok && f.err != nil && f.stored == it.Stored {
-			c.fail(r, f.err)
+			c.fail(r, fmt.Errorf("%w: %w", errNoValue, f.err)) // none of r's ops was decided
 			return true
 		}
 		if _, ok := c.value(r, op.Key, &it, from); !ok {

@@ -49,6 +49,7 @@ const (
 	outcomeNotReady
 	outcomeUnknown
 	outcomeFull
+	outcomeNoValue
 )
 
 var errNotLeader = errors.New("asked a controller that does not lead")
@@ -65,6 +66,8 @@ func outcomeOf(err error) byte {
 		return outcomeNotReady
 	case errors.Is(err, errFull):
 		return outcomeFull
+	case errors.Is(err, errNoValue):
+		return outcomeNoValue
 	default:
 		return outcomeUnknown
 	}
@@ -263,6 +266,8 @@ func (c *core) receiveAnswer(f *inFrame) {
 			c.fail(r, errNotReady)
 		case outcomeFull:
 			c.fail(r, errFull)
+		case outcomeNoValue:
+			c.fail(r, errNoValue)
 		default:
 			c.fail(r, errUnknown)
 		}
