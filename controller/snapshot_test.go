@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -237,9 +236,7 @@ func TestSnapshotOfStores(t *testing.T) {
 		"memcached": func(t *testing.T) (string, func(t *testing.T)) {
 			m := attunetest.StartMemcached(t)
 			return "memcached://" + m.Addr, func(t *testing.T) {
-				conn := m.Dial()
-				c := &client{Conn: conn, r: bufio.NewReader(conn), t: t}
-				c.ask("delete k7\r\ndelete k8\r\n", "DELETED\r\nDELETED\r\n")
+				behind(t, m).ask("delete k7\r\ndelete k8\r\n", "DELETED\r\nDELETED\r\n")
 			}
 		},
 		"pebble": func(t *testing.T) (string, func(t *testing.T)) {
