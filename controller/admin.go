@@ -97,7 +97,7 @@ func (n *Node) openAdmin(context.Context) error {
 	return nil
 }
 
-func (a *adminServer) addr() string { return a.ln.Addr().String() }
+func (a *adminServer) addr() string { return boundAddr(a.ln) }
 
 func (a *adminServer) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

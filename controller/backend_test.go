@@ -177,6 +177,9 @@ func TestBackendForgetsAndLies(t *testing.T) {
 	c.set("k", []byte("second"))
 	direct.set("k", record)
 	c.ask("get k\r\nget k\r\n", "END\r\nEND\r\n")
+	if st := n.replicaStats(); st.Strange != 1 || st.Gone != 1 {
+		t.Errorf("%d reads met other bytes, %d none or others", st.Strange, st.Gone)
+	}
 	c.ask("incr k 1\r\nadd k 0 0 5\r\nthird\r\n", "NOT_FOUND\r\nSTORED\r\n")
 	if got := c.get("k"); string(got) != "third" {
 		t.Errorf("got %q", got)
@@ -194,8 +197,6 @@ func TestBackendForgetsAndLies(t *testing.T) {
 	}
 }
 
-// TestBackendDownFromTheStart: a node starts without its store, and finds it
-// when it comes.
 // TestBackendServersAreShown checks what an operator sees of a server that goes down
 // and comes back, and that servers are exchanged while the node serves.
 func TestBackendServersAreShown(t *testing.T) {
@@ -266,6 +267,8 @@ func TestBackendListsKeys(t *testing.T) {
 	}
 }
 
+// TestBackendDownFromTheStart: a node starts without its store, and finds it
+// when it comes.
 func TestBackendDownFromTheStart(t *testing.T) {
 	m := attunetest.StartMemcached(t)
 	m.Kill()

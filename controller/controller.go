@@ -383,13 +383,17 @@ func (n *Node) Ready() error {
 func (n *Node) Addrs() []string {
 	var addrs []string
 	for _, l := range n.listeners {
-		a := l.Addr().String()
-		if l.Addr().Network() == "unix" {
-			a = "unix:" + a
-		}
-		addrs = append(addrs, a)
+		addrs = append(addrs, boundAddr(l))
 	}
 	return addrs
+}
+
+// boundAddr is where l listens, as a setting has it.
+func boundAddr(l net.Listener) string {
+	if l.Addr().Network() == "unix" {
+		return "unix:" + l.Addr().String()
+	}
+	return l.Addr().String()
 }
 
 // AdminAddr is the HTTP address as bound, or "".

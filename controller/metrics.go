@@ -56,6 +56,7 @@ var (
 	memoryDesc   = prometheus.NewDesc("attune_memory_bytes", "Memory of items: the index, and values kept in this process, overhead included.", []string{"part"}, nil)
 	limitDesc    = prometheus.NewDesc("attune_memory_limit_bytes", "The limit of index and values together; 0 is none.", nil, nil)
 	goneDesc     = prometheus.NewDesc("attune_items_removed_total", "Items removed other than by a client, by reason.", []string{"reason"}, nil)
+	lostDesc     = prometheus.NewDesc("attune_backend_lost_total", "Reads of items whose bytes the backend did not have: it had none (missing), or others, which are never an answer (stale).", []string{"what"}, nil)
 	hotDesc      = prometheus.NewDesc("attune_hot_cache_bytes", "Memory of values that are read often, in front of a backend outside this process.", nil, nil)
 	hotReadsDesc = prometheus.NewDesc("attune_hot_cache_reads_total", "Reads of such a backend's values: hits were in this memory, misses had to be fetched.", []string{"result"}, nil)
 	hotGoneDesc  = prometheus.NewDesc("attune_hot_cache_evicted_total", "Values that went from there for others.", nil, nil)
@@ -98,7 +99,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(limitDesc, float64(n.cfg.MemoryLimit))
 	count(goneDesc, float64(r.Evicted), "evicted")
 	count(goneDesc, float64(r.Expired), "expired")
-	count(goneDesc, float64(r.Gone), "forgotten_by_backend")
+	count(lostDesc, float64(r.Gone-r.Strange), "missing")
+	count(lostDesc, float64(r.Strange), "stale")
 	if n.remote() {
 		gauge(hotDesc, float64(r.HotBytes))
 		count(hotReadsDesc, float64(r.HotHits), "hit")

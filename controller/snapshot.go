@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -45,15 +44,13 @@ func (n *Node) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, replica.ErrSaving):
 		http.Error(w, "this controller is sending a snapshot to somebody else; wait for that, or ask another controller", http.StatusConflict)
 		return
-	case errors.Is(err, replica.ErrNoScan):
-		http.Error(w, fmt.Sprintf("the store %s cannot list its keys, so nothing can be saved from here; ask a controller with another backend", n.cfg.Backend), http.StatusNotImplemented)
-		return
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	defer closeSaves(saves)
 	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Connection", "close") // the deadline would stay for what comes after
 	began := time.Now()
 	items, err := sendSnapshot(ctx, out, &header, saves)
 	n.log.Info("sent a snapshot", zap.Int64("items", items), zap.Int64("bytes", out.n), zap.Duration("took", time.Since(began)), zap.Error(err))

@@ -15,7 +15,6 @@ import (
 	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/internal/snapshot"
-	"github.com/attunekv/attune/kvadapter"
 )
 
 // askSnapshot begins a save, of which nothing is read yet.
@@ -231,25 +230,50 @@ func TestSnapshotOfANodeThatCloses(t *testing.T) {
 	}
 }
 
-func TestSnapshotBeforeMemcached(t *testing.T) {
-	cfg := testConfig()
-	cfg.Admin = "127.0.0.1:0"
-	cfg.Backend = "memcached://" + attunetest.StartMemcached(t).Addr
-	n := start(t, cfg)
-	c := dial(t, n)
-	for i := range 100 {
-		c.set(fmt.Sprint("k", i), pattern(i, i))
-	}
-	if _, lists := n.shards[0].backend.(kvadapter.Scanner); !lists {
-		if code, text := httpGet(t, n, "/snapshot"); code != http.StatusNotImplemented || !strings.Contains(text, "cannot list its keys") {
-			t.Errorf("%d %s", code, text)
-		}
-		return
-	}
-	items, _ := saved(t, n)
-	for i := range 100 {
-		if got := items[fmt.Sprint("k", i)]; !bytes.Equal(got.Value, pattern(i, i)) {
-			t.Errorf("k%d is saved as %.100q", i, got.Value)
-		}
+// Of a store that lists its keys, what it has is saved, and what it has lost counted.
+func TestSnapshotOfStores(t *testing.T) {
+	for name, open := range map[string]func(t *testing.T) (spec string, lose func(t *testing.T)){
+		"memcached": func(t *testing.T) (string, func(t *testing.T)) {
+			m := attunetest.StartMemcached(t)
+			return "memcached://" + m.Addr, func(t *testing.T) {
+				behind(t, m).ask("delete k7\r\ndelete k8\r\n", "DELETED\r\nDELETED\r\n")
+			}
+		},
+		"pebble": func(t *testing.T) (string, func(t *testing.T)) {
+			return "pebble://" + t.TempDir(), nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := clusterConfig(t, consistency.Eventual)
+			cfg.Admin, cfg.HotCache = "127.0.0.1:0", 0
+			spec, lose := open(t)
+			cfg.Backend = spec
+			n := start(t, cfg)
+			c := dial(t, n)
+			for i := range 100 {
+				c.set(fmt.Sprint("k", i), pattern(i, i))
+			}
+			c.set("large", pattern(300_000, 1))
+			c.ask("delete k3\r\n", "DELETED\r\n")
+			lost := map[int]bool{3: true}
+			missing := int64(0)
+			if lose != nil {
+				lose(t)
+				lost[7], lost[8], missing = true, true, 2
+			}
+			items, in := saved(t, n)
+			if got := in.Summary().Missing; got != missing {
+				t.Errorf("%d items are told to be missing, want %d", got, missing)
+			}
+			for i := range 100 {
+				got, ok := items[fmt.Sprint("k", i)]
+				if ok == lost[i] || ok && !bytes.Equal(got.Value, pattern(i, i)) {
+					t.Errorf("k%d is saved (%v) as %.100q", i, ok, got.Value)
+				}
+			}
+			if !bytes.Equal(items["large"].Value, pattern(300_000, 1)) {
+				t.Error("the large one is not saved as it was")
+			}
+		})
 	}
 }

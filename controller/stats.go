@@ -56,7 +56,10 @@ func (s *session) stats(r *protocol.Request) {
 		for _, st := range n.backendStats() {
 			emit("backend_"+st.Name, st.Value)
 		}
-		if r := n.replicaStats(); n.remote() {
+		r := n.replicaStats()
+		emit("backend_missing", r.Gone-r.Strange)
+		emit("backend_stale", r.Strange)
+		if n.remote() {
 			emit("hot_bytes", r.HotBytes)
 			emit("hot_hits", r.HotHits)
 			emit("hot_misses", r.HotMisses)

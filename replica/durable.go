@@ -77,14 +77,7 @@ func (r *Replica) Persist(ctx context.Context, h attune.KeyHash, v attune.Versio
 			s.mu.Lock()
 		}
 	}
-	s.disown(st)
-}
-
-// disown ends what own began.
-func (s *segment) disown(st *staged) {
-	if st.owners--; st.owners == 0 {
-		delete(s.stage, st.key.Hash)
-	}
+	r.disown(s, st)
 }
 
 // loosen has the bytes of a key deleted that nothing names any more, if the store
@@ -194,7 +187,7 @@ func (r *Replica) reclaimOne(ctx context.Context, key attune.Key) error {
 		return nil // newer bytes, or a deletion, are on their way
 	}
 	st := s.own(key)
-	defer s.disown(st)
+	defer r.disown(s, st)
 	st.delete, st.sending = true, true
 	s.mu.Unlock()
 	_, rec, there := loader.Load(key.Hash, nil)

@@ -97,6 +97,33 @@ func TestPersistGivesUpNothing(t *testing.T) {
 	}
 }
 
+// As over any other store, what replaces a hot value is hot.
+func TestPersistedValueStaysHot(t *testing.T) {
+	r := Open(Options{Backend: &files{store: newStore()}, Gen: 1, Seed: 1, HotCache: 1 << 20})
+	persist := func(v attune.Version, value string) {
+		c := applyTo(t, r, changeOf(r, "k", v, value))
+		r.Persist(t.Context(), c.Key.Hash, v, func(err error) { t.Error(err) })
+	}
+	key := keyOf(r, "k")
+	for v, value := range []string{"one", "two", "three"} {
+		persist(attune.Version(v+1), value)
+		if v == 0 { // it takes two reads to be hot
+			for range 2 {
+				if _, err := r.Get(t.Context(), key, nil, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if rec, ok := r.hot.get(key.Hash); !ok || string(rec.Value) != value {
+			t.Errorf("hot is %q (%v), want %q", rec.Value, ok, value)
+		}
+	}
+	persist(4, "")
+	if rec, ok := r.hot.get(key.Hash); ok {
+		t.Errorf("deleted, and %q takes its room", rec.Value)
+	}
+}
+
 func TestExportHasWhatIsOnTheStage(t *testing.T) {
 	r, _ := durableReplica()
 	for i := range 10 {

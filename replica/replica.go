@@ -221,7 +221,7 @@ func (r *Replica) load(ctx context.Context, key attune.Key, buf []byte, bump boo
 	}
 	rec, err := r.memory.Get(ctx, key, buf)
 	if err == nil && !r.wrote(&it, &rec) || errors.Is(err, kvadapter.ErrNotFound) {
-		s.gone++
+		s.lost(err == nil)
 		err = ErrGone
 	}
 	if err == nil {
@@ -282,7 +282,7 @@ func (r *Replica) Here(key attune.Key, got *Got, bump bool) (it attune.Item, ok 
 	case got.err != nil && !errors.Is(got.err, kvadapter.ErrNotFound):
 		return it, true, got.err
 	default:
-		s.gone++
+		s.lost(got.err == nil)
 		err = ErrGone
 	}
 	if bump {

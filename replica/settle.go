@@ -124,17 +124,7 @@ func (r *Replica) carries(it *attune.Item) bool {
 
 // settle is what Settle does for an owner of st who waits for version v.
 func (r *Replica) settle(ctx context.Context, s *segment, st *staged, v attune.Version) error {
-	defer func() {
-		if st.owners--; st.owners > 0 {
-			return
-		}
-		delete(s.stage, st.key.Hash)
-		if st.delete {
-			r.hot.drop(st.key.Hash)
-		} else {
-			r.hot.replace(st.key.Hash, st.rec)
-		}
-	}()
+	defer r.disown(s, st)
 	for {
 		switch {
 		case st.settled >= v:
@@ -148,6 +138,19 @@ func (r *Replica) settle(ctx context.Context, s *segment, st *staged, v attune.V
 		default:
 			r.send(ctx, s, st)
 		}
+	}
+}
+
+// disown ends what own began. What was staged last takes the place of what is hot.
+func (r *Replica) disown(s *segment, st *staged) {
+	if st.owners--; st.owners > 0 {
+		return
+	}
+	delete(s.stage, st.key.Hash)
+	if st.delete {
+		r.hot.drop(st.key.Hash)
+	} else {
+		r.hot.replace(st.key.Hash, st.rec)
 	}
 }
 

@@ -11,6 +11,7 @@ type counters struct {
 	expired          int64
 	expiredUnfetched int64
 	gone             int64
+	strange          int64
 	hotHits          int64
 	hotMisses        int64
 }
@@ -20,6 +21,14 @@ func (c *counters) expire(e *entry) {
 	c.expired++
 	if e.meta&metaFetched == 0 {
 		c.expiredUnfetched++
+	}
+}
+
+// lost counts a read whose bytes the backend did not have: it had none, or others.
+func (c *counters) lost(others bool) {
+	c.gone++
+	if others {
+		c.strange++
 	}
 }
 
@@ -40,6 +49,7 @@ type Stats struct {
 	Expired          int64 // expired or flushed items whose memory was taken back
 	ExpiredUnfetched int64 // of these, never read
 	Gone             int64 // reads that found the index entry and not its bytes
+	Strange          int64 // of these, the backend had others, with another stamp or size
 
 	HotHits    int64 // reads whose bytes were among the hot
 	HotMisses  int64 // reads whose bytes had to be fetched
@@ -61,6 +71,7 @@ func (r *Replica) Stats() Stats {
 		st.Expired += s.expired
 		st.ExpiredUnfetched += s.expiredUnfetched
 		st.Gone += s.gone
+		st.Strange += s.strange
 		st.HotHits += s.hotHits
 		st.HotMisses += s.hotMisses
 		s.mu.Unlock()
@@ -87,6 +98,7 @@ func (st *Stats) Add(o Stats) {
 	st.Expired += o.Expired
 	st.ExpiredUnfetched += o.ExpiredUnfetched
 	st.Gone += o.Gone
+	st.Strange += o.Strange
 	st.HotBytes += o.HotBytes
 	st.HotHits += o.HotHits
 	st.HotMisses += o.HotMisses

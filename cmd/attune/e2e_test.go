@@ -276,6 +276,13 @@ func TestAdmin(t *testing.T) {
 	if out, errs, code := run(t, "", "ready", "--admin", p.admin); out != "ready\n" || code != 0 {
 		t.Errorf("attune ready: exit %d, %q, %q", code, out, errs)
 	}
+	// A proxy that is there for other traffic, as containers are given one, is none of ours.
+	everywhere := strings.Replace(p.admin, "127.0.0.1", "0.0.0.0", 1)
+	cmd := exec.Command(attune, "ready", "--admin", everywhere)
+	cmd.Env = append(os.Environ(), "http_proxy=http://127.0.0.1:1", "HTTP_PROXY=http://127.0.0.1:1", "no_proxy=", "NO_PROXY=")
+	if out, err := cmd.CombinedOutput(); string(out) != "ready\n" {
+		t.Errorf("attune ready with a proxy: %v, %q", err, out)
+	}
 
 	// While it drains it lives and is not ready.
 	c := dial(t, "tcp", p.addr)
@@ -300,6 +307,23 @@ func TestAdmin(t *testing.T) {
 	}
 	if out, errs, code := run(t, "", "ready"); code != 1 || !strings.Contains(errs, p.admin) {
 		t.Errorf("attune ready of nobody: exit %d, %q, %q", code, out, errs)
+	}
+}
+
+// The admin address may be a socket, or off; both are understood by who asks it.
+func TestAdminOnASocket(t *testing.T) {
+	p := startServe(t, "--admin", "unix:"+filepath.Join(t.TempDir(), "admin"))
+	if out, errs, code := run(t, "", "ready", "--admin", p.admin); out != "ready\n" || code != 0 {
+		t.Errorf("attune ready: exit %d, %q, %q", code, out, errs)
+	}
+	if out, errs, code := run(t, "", "snapshot", "save", "-", "--admin", p.admin); out == "" || code != 0 {
+		t.Errorf("attune snapshot save: exit %d, %q", code, errs)
+	}
+	if _, errs, code := run(t, "", "recover", "--force-new-cluster", "--admin", p.admin); code != 2 || !strings.Contains(errs, "no quorum to lose") {
+		t.Errorf("attune recover: exit %d, %q", code, errs)
+	}
+	if _, errs, code := run(t, "", "ready", "--admin", "off"); code != 1 || !strings.Contains(errs, "--admin host:port") {
+		t.Errorf("attune ready: exit %d, %q", code, errs)
 	}
 }
 

@@ -38,7 +38,7 @@ func newRootCommand() *cobra.Command {
 		Use:   "attune",
 		Short: "A memcache server and proxy with tunable consistency",
 		Long: `attune speaks the memcache protocol to any memcache client and keeps the data
-in memory or in memcached servers, at the consistency level you choose.
+in memory, in files or in memcached servers, at the consistency level you choose.
 
   attune serve                      start a controller on 127.0.0.1:8000
   attune cli                        talk to it

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,20 +45,15 @@ so take its clients away, and do not restart it.`,
 // ready returns what /readyz of a controller answers. It is an error unless the
 // controller serves its level.
 func ready(ctx context.Context, admin string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/readyz", nil)
-	if err != nil {
-		return "", err
-	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := askAdmin(ctx, http.MethodGet, admin, "/readyz", nil)
 	if err != nil {
 		return "", err
 	}
 	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	answer, err := adminText(resp)
 	if err != nil {
 		return "", err
 	}
-	answer := strings.TrimSpace(string(raw))
 	if resp.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("%s is not ready: %s", admin, answer)
 	}

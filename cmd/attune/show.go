@@ -130,18 +130,19 @@ filled from it.`,
 			if !force {
 				return fmt.Errorf("nothing was done: say --force-new-cluster if you have read what it gives up (%s --help)", cmd.CommandPath())
 			}
-			httpClient := http.Client{Timeout: 10 * time.Second}
-			resp, err := httpClient.PostForm("http://"+admin+"/recover", url.Values{"force-new-cluster": {"yes"}})
+			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+			defer cancel()
+			resp, err := askAdmin(ctx, http.MethodPost, admin, "/recover", url.Values{"force-new-cluster": {"yes"}})
 			if err != nil {
 				return err
 			}
 			defer resp.Body.Close()
-			text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+			text, err := adminText(resp)
 			if err != nil {
 				return err
 			}
 			if resp.StatusCode != http.StatusOK {
-				return fmt.Errorf("%s refuses: %s", admin, strings.TrimSpace(string(text)))
+				return fmt.Errorf("%s refuses: %s", admin, text)
 			}
 			_, err = fmt.Fprintf(os.Stdout, "%s is a new cluster now. Restart the other controllers, without their data directories.\n", admin)
 			return err

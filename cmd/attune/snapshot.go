@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -52,7 +51,8 @@ Checksums are compared as they arrive. FILE appears when all is there and on dis
 
 What is overwritten before it was sent is kept in the controller's memory until then,
 up to 256 MiB; with more than that the save fails. One snapshot at a time can be
-saved from a controller. Its store must be able to list its keys: the embedded one is.`,
+saved from a controller. Its store must be able to list its keys, as all can but
+memcached before 1.6.9.`,
 		Example: `  attune snapshot save backup.snap
   attune snapshot save --admin 10.0.0.2:9090 --rate 20MiB - | zstd > backup.snap.zst`,
 		Args: cobra.ExactArgs(1),
@@ -69,7 +69,7 @@ saved from a controller. Its store must be able to list its keys: the embedded o
 			return save(ctx, cmd, admin, args[0], perSecond)
 		},
 	}
-	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:9090", "admin address of the controller to save from")
+	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:9090", "admin address of the controller to save from: host:port or unix:/path")
 	cmd.Flags().StringVar(&rate, "rate", "", "take at most so many bytes per second (default: no limit)")
 	return cmd
 }
@@ -85,18 +85,14 @@ func interruptible(ctx context.Context) (context.Context, func()) {
 }
 
 func save(ctx context.Context, cmd *cobra.Command, admin, file string, rate int64) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/snapshot", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := askAdmin(ctx, http.MethodGet, admin, "/snapshot", nil)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-		return fmt.Errorf("%s refuses: %s", admin, cmp.Or(strings.TrimSpace(string(text)), resp.Status))
+		text, _ := adminText(resp)
+		return fmt.Errorf("%s refuses: %s", admin, cmp.Or(text, resp.Status))
 	}
 	var from io.Reader = resp.Body
 	if rate > 0 {
@@ -104,7 +100,10 @@ func save(ctx context.Context, cmd *cobra.Command, admin, file string, rate int6
 	}
 	out := cmd.OutOrStdout()
 	if file == "-" {
-		_, err := check(from, out)
+		sum, err := check(from, out)
+		if err == nil {
+			sum.warn(cmd.ErrOrStderr())
+		}
 		return err
 	}
 	// Beside FILE, so that it can take its name; with a random one, as two may do this.
@@ -123,24 +122,26 @@ func save(ctx context.Context, cmd *cobra.Command, admin, file string, rate int6
 		return errors.Join(fmt.Errorf("nothing was saved: %w", err), os.Remove(temp.Name()))
 	}
 	fmt.Fprintf(out, "saved %d items, %s\n", sum.items, humanize.IBytes(uint64(sum.file)))
-	if sum.missing > 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%d items are not in it: that controller knows of them, and its store does not have them. Another controller may.\n", sum.missing)
-	}
+	sum.warn(cmd.ErrOrStderr())
 	return nil
 }
 
-// check copies a snapshot, and fails if it is not whole.
-func check(from io.Reader, to io.Writer) (*contents, error) {
+// warn says what is not in a snapshot.
+func (sum *contents) warn(errs io.Writer) {
+	if sum.missing > 0 {
+		fmt.Fprintf(errs, "%d items are not in it: that controller knows of them, and its store does not have them. Another controller may.\n", sum.missing)
+	}
+}
+
+// check copies a snapshot, and fails if it is not whole. What came of it is copied all
+// the same: whoever reads it finds the reason at its end.
+func check(from io.Reader, to io.Writer) (sum *contents, err error) {
 	buffered := bufio.NewWriterSize(to, 256<<10)
 	in, err := snapshot.NewReader(io.TeeReader(from, buffered))
-	if err != nil {
-		return nil, err
+	if err == nil {
+		sum, err = survey(in, func(*snapshot.Record) error { return nil })
 	}
-	sum, err := survey(in, func(*snapshot.Record) error { return nil })
-	if err != nil {
-		return nil, err
-	}
-	return sum, buffered.Flush()
+	return sum, errors.Join(err, buffered.Flush())
 }
 
 // slowReader reads at most rate bytes per second.

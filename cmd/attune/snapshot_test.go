@@ -154,6 +154,32 @@ func TestDamagedSnapshot(t *testing.T) {
 	}
 }
 
+// What the store has lost is told, and a save that fails says why in what it has
+// written, for whoever reads the pipe.
+func TestSaveOfAStoreThatLostSome(t *testing.T) {
+	m := attunetest.StartMemcached(t)
+	from := startServe(t, "--backend", "memcached://"+m.Addr, "--hot-cache", "0")
+	w := dial(t, "tcp", from.addr)
+	w.send("set a 0 0 1\r\n1\r\nset b 0 0 1\r\n2\r\n")
+	w.expect("STORED\r\nSTORED\r\n")
+	behind := dial(t, "tcp", m.Addr)
+	behind.send("delete a\r\n")
+	behind.expect("DELETED\r\n")
+	for _, file := range []string{"-", filepath.Join(t.TempDir(), "a.snap")} {
+		if _, errs, code := run(t, "", "snapshot", "save", file, "--admin", from.admin); code != 0 || !strings.HasPrefix(errs, "1 items are not in it") {
+			t.Errorf("save to %s: %d %q", file, code, errs)
+		}
+	}
+	m.Kill()
+	out, errs, code := run(t, "", "snapshot", "save", "-", "--admin", from.admin)
+	if code != 2 || !strings.Contains(errs, "was not finished") {
+		t.Errorf("save without the store: %d %q", code, errs)
+	}
+	if _, errs, code := run(t, out, "snapshot", "inspect", "-"); code != 2 || !strings.Contains(errs, "was not finished") {
+		t.Errorf("inspect of what it wrote: %d %q", code, errs)
+	}
+}
+
 // A controller that is killed, or that closes, in the middle of a save leaves no file
 // that looks like a snapshot; nor does the save when it is interrupted.
 func TestSaveInterrupted(t *testing.T) {

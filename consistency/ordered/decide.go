@@ -2,6 +2,7 @@ package ordered
 
 import (
 	"errors"
+	"fmt"
 	"math"
 
 	"go.etcd.io/raft/v3"
@@ -222,7 +223,7 @@ func (c *core) fetchFirst(r *request) bool {
 			continue
 		}
 		if f, ok := r.fetched[op.Key.Hash]; ok && f.err != nil && f.stored == it.Stored {
-			c.fail(r, f.err)
+			c.fail(r, fmt.Errorf("%w: %w", errNoValue, f.err)) // none of r's ops was decided
 			return true
 		}
 		if _, ok := c.value(r, op.Key, &it, from); !ok {

@@ -432,8 +432,10 @@ func TestLostBytesOfASilentPeer(t *testing.T) {
 		t.Errorf("a get of bytes that others may have: %+v, %v", it, err)
 	}
 	for _, op := range []attune.Op{leader.op(attune.Incr, "n", ""), leader.op(attune.Append, "n", "x")} {
-		if res := leader.do(op); res[0].Status != attune.Failed {
-			t.Errorf("%v of bytes that others may have: %+v", op.Verb, res[0])
+		for _, m := range g.members { // those who forward it hear, too, that nothing was done
+			if res := m.do(op); res[0].Status != attune.Failed || !errors.Is(res[0].Err, errNoValue) {
+				t.Errorf("%v of bytes that others may have: %+v", op.Verb, res[0])
+			}
 		}
 	}
 	for _, m := range g.members {

@@ -60,6 +60,7 @@ const (
 	outcomeNotReady
 	outcomeUnknown
 	outcomeFull
+	outcomeNoValue
 )
 
 var errNotLeader = errors.New("asked a controller that does not lead")
@@ -76,6 +77,8 @@ func outcomeOf(err error) byte {
 		return outcomeNotReady
 	case errors.Is(err, errFull):
 		return outcomeFull
+	case errors.Is(err, errNoValue):
+		return outcomeNoValue
 	default:
 		return outcomeUnknown
 	}
@@ -304,6 +307,8 @@ func (c *core) receiveAnswer(f *inFrame) {
 			c.fail(r, errNotReady)
 		case outcomeFull:
 			c.fail(r, errFull)
+		case outcomeNoValue:
+			c.fail(r, errNoValue)
 		default:
 			c.fail(r, errUnknown)
 		}

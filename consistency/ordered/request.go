@@ -23,6 +23,8 @@ var (
 	errBusy = errors.New("busy: too many writes are waiting, try again")
 	// errFull: nothing was done.
 	errFull = errors.New("a disk is full: see the log of the controller that leads")
+	// errNoValue: nothing was done, as what the op is decided on is out of reach.
+	errNoValue = errors.New("nothing was done: the value this goes by is out of reach; try again")
 	// errNotReady: nothing was done.
 	errNotReady = errors.New("not ready: this controller is not a full member of its cluster yet")
 	// errClosed: this controller stops.
