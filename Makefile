@@ -40,11 +40,12 @@ fuzz:
 		fuzz || fuzz || exit 1; \
 	done
 
-# The whole matrix of faults, and a thousand simulated clusters; make race runs
-# short ones.
+# The whole matrix of faults, a thousand simulated clusters, and attune verify on all
+# that it can start; make race runs short ones.
 faults:
 	ATTUNE_SIM_SEEDS=1000 go test -count 1 -run 'TestSimulation$$' ./consistency/ordered
 	ATTUNE_FAULTS=long go test -count 1 -timeout 120m -v ./faults/
+	ATTUNE_FAULTS=long go test -count 1 -timeout 60m -v -run TestVerifyLocal ./cmd/attune
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

@@ -202,7 +202,7 @@ func verifySelf(ctx context.Context, out io.Writer, seed uint64) error {
 		if !c.OK {
 			result = "FAILED: " + c.Story
 		}
-		fmt.Fprintf(out, "%-12s  %-62s  %s, %.1f s\n", c.Level, what, result, c.Took.Seconds())
+		fmt.Fprintf(out, "%-12s  %-70s  %s, %.1f s\n", c.Level, what, result, c.Took.Seconds())
 	})
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("self-test: %w", err)

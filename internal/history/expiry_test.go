@@ -86,6 +86,15 @@ func TestJudge(t *testing.T) {
 	if kept := trial.Judge()[2]; kept.Err != nil {
 		t.Errorf("a set that may be lost: %v", kept)
 	}
+	gone := &Survey{Begin: 1000, End: 1001, Nodes: map[string]map[string]Outcome{"n1": {"k": missing}}}
+	trial = Trial{Level: "eventual", Workload: Increments("k"), Begin: 4, History: begin().set(1, "4", 1).incr(1, 5, 2).h, Final: gone}
+	for _, lossy := range []bool{false, true} {
+		trial.Rules.Lossy = lossy
+		f := trial.Judge()
+		if last := f[len(f)-1]; last.Check != "counter" || (last.Err == nil) != lossy {
+			t.Errorf("a counter that is gone, and may be: %v: %v", lossy, last)
+		}
+	}
 	trial.Workload = Expiring
 	if f := trial.Judge(); f[0].Check != "expiry" {
 		t.Error(f)

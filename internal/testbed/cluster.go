@@ -53,14 +53,21 @@ type Cluster struct {
 }
 
 // Start starts controllers and waits until all are ready, or ctx ends. If it
-// returns an error, nothing of it runs any more.
+// returns an error, nothing of it runs any more; what they logged is in the error.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
 	c, err := start(ctx, o)
-	if err != nil && c != nil {
-		err = errors.Join(err, c.Close(), fmt.Errorf("the logs are in %s", c.dir))
-		return nil, err
+	if err == nil || c == nil {
+		return c, err
 	}
-	return c, err
+	err = errors.Join(err, c.Close())
+	if ctx.Err() != nil { // nobody wants to know why
+		return nil, errors.Join(err, os.RemoveAll(c.dir))
+	}
+	for _, n := range c.Nodes {
+		last, of := n.Said(5)
+		err = errors.Join(err, fmt.Errorf("%s said last, of %d lines:\n%s", n.Name, of, last))
+	}
+	return nil, errors.Join(err, fmt.Errorf("data and logs are in %s", c.dir))
 }
 
 func start(ctx context.Context, o Options) (*Cluster, error) {

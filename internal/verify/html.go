@@ -55,7 +55,7 @@ type chart struct {
 }
 
 func (rep *Report) chart() chart {
-	const high = 120.0
+	const high = 140.0
 	whole := max(rep.Step*time.Duration(len(rep.Timeline)), time.Millisecond)
 	x := func(at time.Duration) float64 { return round(width * float64(at) / float64(whole)) }
 	c := chart{Width: width, Seconds: fmt.Sprintf("%.0f", whole.Seconds())}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -40,6 +41,11 @@ func (rep *Report) Text(w io.Writer) error {
 	return err
 }
 
+// violated reports whether a check found something that is not allowed.
+func (w Workload) violated() bool {
+	return slices.ContainsFunc(w.Checks, func(c Check) bool { return c.Verdict == Violated })
+}
+
 // Summary is the verdict in a line.
 func (rep *Report) Summary() string {
 	verdict := map[Verdict]string{
@@ -47,6 +53,9 @@ func (rep *Report) Summary() string {
 		Violated: rep.Level + ": VIOLATED",
 		Unknown:  rep.Level + ": cannot tell",
 	}[rep.Verdict]
+	if rep.Verdict == Violated && !slices.ContainsFunc(rep.Workloads, Workload.violated) {
+		verdict = rep.Level + ": held, but the cluster FAILED"
+	}
 	return fmt.Sprintf("%s; %d of %d commands answered by %d controllers, %d faults, %v, seed %d",
 		verdict, rep.Total.Answered, rep.Total.Commands, len(rep.Controllers), len(rep.Faults), rep.Took.Round(100*time.Millisecond), rep.Seed)
 }

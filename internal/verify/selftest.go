@@ -30,7 +30,7 @@ func SelfTest(ctx context.Context, seed uint64, each time.Duration, note func(Ca
 	var mu sync.Mutex // guards ok, and calls of note
 	var running sync.WaitGroup
 	// They mostly wait.
-	room := make(chan struct{}, 3*runtime.GOMAXPROCS(0))
+	room := make(chan struct{}, 6*runtime.GOMAXPROCS(0))
 	for _, d := range slices.Concat(broken.Honest(), broken.Defects()) {
 		room <- struct{}{}
 		running.Go(func() {
@@ -69,13 +69,13 @@ func attempt(ctx context.Context, d broken.Defect, seed uint64) (ok bool, story 
 	defer s.Close()
 	o := Defaults()
 	o.Targets, o.Level, o.Seed, o.Whole = s.Targets, d.Level, seed, true
-	o.Conns, o.Pause, o.Slack, o.Settle = 12, 2*time.Millisecond, 400*time.Millisecond, 2*time.Second
-	o.Time = time.Second
-	if d.Workload != "" {
-		o.Workloads = []string{d.Workload}
+	// The slack is for busy machines, and so is the time that a right one has to settle.
+	o.Conns, o.Pause, o.Slack, o.Time = 12, 2*time.Millisecond, 700*time.Millisecond, time.Second
+	if d.Name != "" {
+		o.Workloads, o.Settle = []string{d.Workload}, 2*time.Second
 	}
-	if d.Workload == history.Expiring.Name || d.Workload == "" {
-		o.Time = history.ExpiringTTL*time.Second + 3*o.Slack
+	if d.Name == "" || d.Workload == history.Expiring.Name {
+		o.Time = history.ExpiringTTL*time.Second + 2*o.Slack
 	}
 	report, err := Run(ctx, o)
 	switch {
