@@ -57,7 +57,7 @@ func TestRow05AllKilledOverPebble(t *testing.T) {
 func TestRow05OneKilledOverPebble(t *testing.T) {
 	eachStoreLevel(t, func(t *testing.T, level string) {
 		workload := history.Mixed
-		if leaderless(level) {
+		if history.Leaderless(level) {
 			workload = history.Removals
 		}
 		var values map[string]string
@@ -71,7 +71,7 @@ func TestRow05OneKilledOverPebble(t *testing.T) {
 				}
 				for i := range pick(1, 6) {
 					n := s.Nodes[i%len(s.Nodes)]
-					if leaderless(level) {
+					if history.Leaderless(level) {
 						s.kill(n)
 					} else {
 						n.Kill()

@@ -263,7 +263,7 @@ func TestStoreRestartsWithItsController(t *testing.T) {
 				}
 				n := s.Nodes[2]
 				for range pick(1, 3) {
-					if leaderless(level) {
+					if history.Leaderless(level) {
 						s.lose(n)
 					} else {
 						n.Kill()
