@@ -47,7 +47,7 @@ func verifyRun(t *testing.T, args ...string) (out string, code int, report verif
 func TestVerifyLocal(t *testing.T) {
 	stores, durable, lasts := []string{"embedded"}, []string{"--durable=false"}, "3s"
 	if longFaults {
-		stores, durable, lasts = []string{"embedded", "memcached"}, append(durable, "--durable"), "60s"
+		stores, durable, lasts = []string{"embedded", "memcached", "pebble"}, append(durable, "--durable"), "60s"
 	}
 	for _, level := range []string{"linearizable", "sequential", "causal", "eventual"} {
 		for _, store := range stores {
