@@ -223,7 +223,7 @@ func TestMemcachedScanNeedsListing(t *testing.T) {
 	b := openMemcached(t, server.Addr, "")
 	attunetest.Eventually(t, "its crawler has ended", func() bool {
 		_, err := listed(t, b)
-		return !strings.Contains(err.Error(), "an unknown error happened")
+		return err != nil && !strings.Contains(err.Error(), "an unknown error happened")
 	})
 	_, err := listed(t, b)
 	mustFail(t, err, kvadapter.ErrUnavailable, server.Addr, "no_lru_crawler")
