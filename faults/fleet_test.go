@@ -98,21 +98,23 @@ func TestStoreSmallerThanTheData(t *testing.T) {
 		}
 		// Long enough for a pass every time that the store is looked at.
 		const looks = 10
-		hits, misses := 0, 0
+		hits, missed := 0, make(map[int]bool)
 		for end := time.Now().Add(looks * 2 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			i := rand.IntN(keys)
 			n := s.Nodes[rand.IntN(len(s.Nodes))]
 			switch out := s.do(n, get(fmt.Sprint("k", i))); {
 			case out.Status == history.Miss:
-				misses++
+				missed[i] = true
+			case level == linearizable && missed[i]:
+				t.Errorf("k%d was gone, and is there at %s", i, n.Name)
 			case out.Status != history.Hit || out.Value != value(i):
 				t.Errorf("k%d at %s: %.100v", i, n.Name, out)
 			default:
 				hits++
 			}
 		}
-		t.Logf("%d hits, %d misses", hits, misses)
-		if misses == 0 {
+		t.Logf("%d hits, %d keys missed", hits, len(missed))
+		if len(missed) == 0 {
 			t.Error("all had room")
 		}
 		for _, n := range s.Nodes {

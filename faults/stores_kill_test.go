@@ -51,7 +51,7 @@ func TestKillAnyOneMemcached(t *testing.T) {
 				s.reads(n, values)
 			}
 			w.end()
-			t.Logf("%d answers, %d of them errors", w.answers.Load(), w.refused.Load())
+			t.Logf("%d answers, %d of them errors: %q", w.answers.Load(), len(w.errors.all), w.errors.all[:min(3, len(w.errors.all))])
 			t.Run("no lost key", func(t *testing.T) { w.lost.judge(t) })
 			t.Run("no stale answer", func(t *testing.T) { w.stale.judge(t) })
 			t.Run("no connection dropped", func(t *testing.T) { w.dropped.judge(t) })
@@ -68,8 +68,9 @@ type watchers struct {
 	running sync.WaitGroup
 	all     []*watcher
 
-	answers, refused     atomic.Int64
+	answers              atomic.Int64
 	lost, stale, dropped complaints
+	errors               complaints
 }
 
 type watcher struct {
@@ -155,7 +156,7 @@ func (w *watcher) say(request string) (line string, ok bool) {
 	}
 	w.answers.Add(1)
 	if strings.HasPrefix(line, "SERVER_ERROR") {
-		w.refused.Add(1)
+		w.errors.add("%s: %q: %s", w.key, request, line)
 	}
 	return strings.TrimSpace(line), true
 }

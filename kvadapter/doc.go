@@ -4,9 +4,9 @@
 // So a store may forget, restart empty, or come back with what it held last
 // week, and is never believed.
 //
-// [Backend] is the interface; [Batcher], [Bounded], [Scanner], [Counter],
-// [Statter], [Fleet], [Memory], [Loader] and [Syncer] are what some backends can do
-// besides. [Open] makes one of its name:
+// [Backend] is the interface; [Batcher], [Bounded], [Scanner], [Lister],
+// [Counter], [Statter], [Fleet], [Memory], [Loader] and [Syncer] are what some backends
+// can do besides. [Open] makes one of its name:
 //
 //	embedded    the memory of this process
 //	memcached   one or many memcached servers, through gomemcache

@@ -116,6 +116,12 @@ type Scanner interface {
 	Scan(ctx context.Context, fn func(key []byte, stamp Stamp, size int) bool) error
 }
 
+// Lister is a Scanner that lists keys for less than Scan costs, those among them of
+// items that others wrote. All else is as with Scan.
+type Lister interface {
+	Keys(ctx context.Context, fn func(key []byte) bool) error
+}
+
 // Counter is a Backend that knows how many items its stores hold, those among
 // them that others wrote. Errors: ErrUnavailable if one of them did not say, the
 // cause of ctx.

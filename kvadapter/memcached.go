@@ -73,6 +73,7 @@ var (
 	_ Backend = (*memcached)(nil)
 	_ Batcher = (*memcached)(nil)
 	_ Scanner = (*memcached)(nil)
+	_ Lister  = (*memcached)(nil)
 	_ Counter = (*memcached)(nil)
 	_ Statter = (*memcached)(nil)
 	_ Fleet   = (*memcached)(nil)

@@ -40,14 +40,31 @@ const (
 // the first record is fetched, and if there are too many, those of a range of
 // hashes; then it is asked again.
 func (m *memcached) Scan(ctx context.Context, fn func(key []byte, stamp Stamp, size int) bool) error {
-	return m.scan(ctx, memcachedListBound, fn)
+	return m.scan(ctx, &memcachedScan{each: fn})
 }
 
-func (m *memcached) scan(ctx context.Context, bound int, fn func(key []byte, stamp Stamp, size int) bool) error {
+// Keys implements Lister: what Scan fetches it needs for those keys only that cannot
+// be read from the listing.
+func (m *memcached) Keys(ctx context.Context, fn func(key []byte) bool) error {
+	return m.scan(ctx, &memcachedScan{
+		each:  func(key []byte, _ Stamp, _ int) bool { return fn(key) },
+		plain: fn,
+	})
+}
+
+// memcachedScan is what is listed, and for whom.
+type memcachedScan struct {
+	// each is told of every record; but those whose key is told by the listing go to
+	// plain, and are not fetched, unless that is nil. Both report whether they want more.
+	each  func(key []byte, stamp Stamp, size int) bool
+	plain func(key []byte) bool
+}
+
+func (m *memcached) scan(ctx context.Context, scan *memcachedScan) error {
 	var failed error
 	fleet := m.fleet.Load()
 	for _, s := range fleet.servers {
-		more, err := fleet.scanServer(ctx, s, bound, fn)
+		more, err := fleet.scanServer(ctx, s, scan)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -62,35 +79,41 @@ func (m *memcached) scan(ctx context.Context, bound int, fn func(key []byte, sta
 	return failed
 }
 
-// scanServer reports whether fn wants more.
-func (f *memcachedFleet) scanServer(ctx context.Context, s *memcachedServer, bound int, fn func(key []byte, stamp Stamp, size int) bool) (bool, error) {
-	list := memcachedList{bound: bound}
+// scanServer reports whether more is wanted.
+func (f *memcachedFleet) scanServer(ctx context.Context, s *memcachedServer, scan *memcachedScan) (bool, error) {
+	list := memcachedList{bound: memcachedListBound}
 	for {
 		if err := s.list(ctx, &list); err != nil {
 			return true, err
 		}
-		more, err := f.visit(ctx, s, &list, fn)
+		more, err := f.visit(ctx, s, &list, scan)
 		if !more || err != nil || !list.next() {
 			return more, err
 		}
 	}
 }
 
-// visit fetches what is listed, and calls fn for each record. It reports whether
-// fn wants more.
-func (f *memcachedFleet) visit(ctx context.Context, s *memcachedServer, list *memcachedList, fn func(key []byte, stamp Stamp, size int) bool) (bool, error) {
+// visit tells scan of what is listed. It reports whether more is wanted.
+func (f *memcachedFleet) visit(ctx context.Context, s *memcachedServer, list *memcachedList, scan *memcachedScan) (bool, error) {
 	for rest := list.entries; len(rest) > 0; {
 		var batch []string
 		for size := 0; len(rest) > 0 && len(batch) < memcachedBatch && size < memcachedListBytes; {
 			var entry []byte
 			entry, rest = cutListEntry(rest)
-			if name := string(entry[listHead:]); f.pick(name) == s {
-				batch = append(batch, name)
+			name := entry[listHead:]
+			switch {
+			case f.pick(string(name)) != s:
+			case scan.plain == nil || name[0] == memcachedHashed:
+				batch = append(batch, string(name))
 				size += int(binary.LittleEndian.Uint32(entry[1:]))
+			case ctx.Err() != nil:
+				return true, context.Cause(ctx)
+			case !scan.plain(name):
+				return false, nil
 			}
 		}
 		if len(batch) == 0 {
-			break
+			continue
 		}
 		var items map[string]*memcache.Item
 		err := s.call(ctx, func() (err error) {
@@ -108,7 +131,7 @@ func (f *memcachedFleet) visit(ctx context.Context, s *memcachedServer, list *me
 			if text == nil {
 				text = []byte(name)
 			}
-			if !fn(text, rec.Stamp, len(rec.Value)) {
+			if !scan.each(text, rec.Stamp, len(rec.Value)) {
 				return false, nil
 			}
 		}

@@ -52,6 +52,31 @@ func rawSet(t testing.TB, addr string, n int) {
 	}
 }
 
+// TestMemcachedKeysFetchNothing, but for keys that memcached has in another form.
+func TestMemcachedKeysFetchNothing(t *testing.T) {
+	server := attunetest.StartMemcached(t)
+	b := openMemcached(t, server.Addr, "?timeout=10s")
+	rawSet(t, server.Addr, 1000)
+	mustPut(t, b, "with a space", mrec(1, "v"))
+	n := 0
+	if err := b.(kvadapter.Lister).Keys(t.Context(), func([]byte) bool { n++; return true }); err != nil || n != 1001 {
+		t.Errorf("%d keys, %v", n, err)
+	}
+	c := server.Dial()
+	if _, err := io.WriteString(c, "stats\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	for in := bufio.NewScanner(c); in.Scan(); {
+		if line := in.Text(); strings.HasPrefix(line, "STAT cmd_get ") {
+			if line != "STAT cmd_get 1" {
+				t.Error(line)
+			}
+			return
+		}
+	}
+	t.Error("memcached does not tell")
+}
+
 func TestMemcachedScanPassesOverWhatIsNotOurs(t *testing.T) {
 	_, one := startMemcached(t)
 	_, two := startMemcached(t)
@@ -195,7 +220,12 @@ func TestMemcachedScanNeedsListing(t *testing.T) {
 	if line, err := bufio.NewReader(nc).ReadString('\n'); line != "OK\r\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	_, err := listed(t, openMemcached(t, server.Addr, ""))
+	b := openMemcached(t, server.Addr, "")
+	attunetest.Eventually(t, "its crawler has ended", func() bool {
+		_, err := listed(t, b)
+		return err != nil && !strings.Contains(err.Error(), "an unknown error happened")
+	})
+	_, err := listed(t, b)
 	mustFail(t, err, kvadapter.ErrUnavailable, server.Addr, "no_lru_crawler")
 
 	for _, test := range []struct{ answer, want string }{

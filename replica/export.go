@@ -38,13 +38,18 @@ func (r *Replica) Export(ctx context.Context, w io.Writer) error {
 	return r.export(ctx, w, func(each func(text []byte) bool) error { return r.Keys(ctx, each) })
 }
 
-// Keys calls fn for the keys that have their bytes here, in no order, some twice, and
-// those that come or go meanwhile perhaps, until it returns false. The text is valid
-// during the call. Errors: [ErrNoScan], the backend's.
+// Keys calls fn for the keys that have their bytes here, or others that the store did
+// not forget, in no order, some twice, and those that come or go meanwhile perhaps,
+// until it returns false. The text is valid during the call. Errors: [ErrNoScan], the backend's.
 func (r *Replica) Keys(ctx context.Context, fn func(text []byte) bool) error {
 	// What leaves the stage meanwhile the backend has when it is scanned.
 	if !r.eachStaged(fn) {
 		return nil
+	}
+	if l, ok := r.backend.(kvadapter.Lister); ok {
+		return l.Keys(ctx, func(text []byte) bool {
+			return r.Peek(attune.Key{Hash: r.Hash(text)}, false).Version == 0 || fn(text)
+		})
 	}
 	return r.Scan(ctx, func(text []byte, _ attune.Item) bool { return fn(text) })
 }

@@ -96,6 +96,9 @@ func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
 	if r.Immediate() {
 		return s
 	}
+	// A store that takes values up to some size only is asked which, so that it has
+	// said when the first comes.
+	_ = r.Takes(attune.Key{}, 0)
 	for range stageLanes {
 		lane := make(chan job, stageBound)
 		s.lanes = append(s.lanes, lane)
