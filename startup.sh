@@ -9,6 +9,7 @@
 #   BACKEND=memcached ./startup.sh      values in memcached, on 127.0.0.1:11201 and up:
 #                                       one each, by docker-compose if Docker runs,
 #                                       else from local binaries
+#   BACKEND=pebble DATA=data ./startup.sh  values, log and state in data/n1, ...
 #   DATA=data ./startup.sh              log and state in data/n1, data/n2, ...: the
 #                                       cluster comes back with what it had
 #   HOST=.. PORT=.. PEER=.. GOSSIP=.. ADMIN=..  where the first controller listens;
@@ -146,8 +147,16 @@ servers=$NODES
 case ${BACKEND-} in
 "" | embedded) ;;
 memcached) if [ "$NODES" = 1 ]; then servers=3; fi ;;
+pebble)
+	if [ -z "${DATA-}" ]; then
+		say "BACKEND=pebble keeps values in files: say where, as in DATA=data"
+		exit 1
+	fi
+	mkdir -p "$DATA"
+	DATA=$(cd "$DATA" && pwd) # a URL has the whole path
+	;;
 *)
-	say "BACKEND is embedded or memcached, not $BACKEND"
+	say "BACKEND is embedded, memcached or pebble, not $BACKEND"
 	exit 1
 	;;
 esac
@@ -170,10 +179,11 @@ for i in $(seq 0 $((NODES - 1))); do
 	flags=(--name $name --listen "$HOST:$((PORT + i))" --admin "$HOST:$((ADMIN + i))" --consistency "$CONSISTENCY")
 	if [ $alone = no ]; then
 		flags+=(--peer "$HOST:$((PEER + i))" --gossip "$HOST:$((GOSSIP + i))" --join "$seeds" --expect "$NODES")
-		[ -z "${DATA-}" ] || flags+=(--data-dir "$DATA/$name")
+		[ -z "${DATA-}" ] || [ "${BACKEND-}" = pebble ] || flags+=(--data-dir "$DATA/$name")
 	fi
 	case ${BACKEND-} in
 	embedded) flags+=(--backend embedded) ;;
+	pebble) flags+=(--backend "pebble://$DATA/$name") ;;
 	memcached)
 		if [ "$NODES" = 1 ]; then
 			flags+=(--backend memcached://127.0.0.1:11201,127.0.0.1:11202,127.0.0.1:11203)

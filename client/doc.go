@@ -24,10 +24,11 @@
 // # When a controller fails
 //
 // The first controller given is used until a dial, a read or a write fails or
-// takes longer than Timeout, or the controller refuses to serve. Then the next one in the list is, and after the last
-// the first again. Nobody returns to a controller only because it is back: a
-// client that does so moves twice for every restart. List the nearest controller
-// first; processes that should share the load list them in different orders.
+// takes longer than Timeout, or the controller refuses to serve. Then the next one in
+// the list is, and after the last the first again. Nobody returns to a controller
+// only because it is back: a client that does so moves twice for every restart. List
+// the nearest controller first; processes that should share the load list them in
+// different orders.
 //
 // An operation that fails tells whether it may have happened:
 //

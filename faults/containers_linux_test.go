@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -71,9 +70,7 @@ type images struct {
 // for which no registry is needed.
 func buildImages(t *testing.T) images {
 	t.Helper()
-	if err := exec.Command("docker", "info").Run(); err != nil {
-		t.Skip("needs Docker, and to be allowed to use it: ", err)
-	}
+	attunetest.NeedDocker(t)
 	if _, err := composeCommand(); err != nil {
 		t.Skip("needs docker-compose: ", err)
 	}
@@ -84,45 +81,24 @@ func buildImages(t *testing.T) images {
 	im := images{memcached: fmt.Sprintf("attune-test-memcached:%d", os.Getpid())}
 	for i := range 2 {
 		tag := fmt.Sprintf("test-%d-%d", os.Getpid(), i+1)
-		buildImage(t, "attune:"+tag, attuneFiles(t, tag))
+		attunetest.BuildImage(t, "attune:"+tag, attuneFiles(t, tag))
 		im.versions = append(im.versions, tag)
 	}
-	buildImage(t, im.memcached, memcachedFiles(t, memcached))
+	attunetest.BuildImage(t, im.memcached, memcachedFiles(t, memcached))
 	return im
 }
 
-// buildImage makes an image of a directory with a Dockerfile. The test's end removes
-// it.
-func buildImage(t *testing.T, tag, dir string) {
-	t.Helper()
-	docker(t, "build", "-q", "-t", tag, dir)
-	t.Cleanup(func() { docker(t, "rmi", "-f", tag) })
-}
-
-// attuneFiles is a directory with what the last stage of the Dockerfile copies.
+// attuneFiles is a directory with what the last stage of the Dockerfile copies, for a
+// version.
 func attuneFiles(t *testing.T, version string) string {
 	t.Helper()
-	dir := t.TempDir()
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-X main.version="+version,
-		"-o", filepath.Join(dir, "bin", "attune"), "../cmd/attune")
+	binary := filepath.Join(t.TempDir(), "attune")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-X main.version="+version, "-o", binary, "../cmd/attune")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	raw, err := os.ReadFile("../Dockerfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, stage, ok := strings.Cut(string(raw), "FROM scratch\n")
-	if !ok {
-		t.Fatal("the Dockerfile has no last stage FROM scratch")
-	}
-	stage = strings.ReplaceAll(strings.ReplaceAll(stage, "--from=build ", ""), "/src/", "")
-	writeFile(t, filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\n"+stage))
-	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
+	return attunetest.ImageFiles(t, binary)
 }
 
 // library is a file that ldd names.
@@ -153,37 +129,10 @@ func memcachedFiles(t *testing.T, memcached string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		writeFile(t, filepath.Join(dir, "root", name), raw)
+		attunetest.WriteFile(t, filepath.Join(dir, "root", name), raw)
 	}
-	writeFile(t, filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY root /\nUSER 65532\nENV PATH=/bin\n"))
+	attunetest.WriteFile(t, filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY root /\nUSER 65532\nENV PATH=/bin\n"))
 	return dir
-}
-
-func writeFile(t *testing.T, path string, data []byte) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// docker runs a docker command and returns what it printed.
-func docker(t *testing.T, args ...string) string {
-	t.Helper()
-	return output(t, exec.Command("docker", args...))
-}
-
-func output(t *testing.T, cmd *exec.Cmd) string {
-	t.Helper()
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Errorf("%q: %v\n%s", cmd.Args, err, &errs)
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // composeCommand is docker-compose, or the plugin that took its place.
@@ -255,18 +204,18 @@ func (f *fleet) compose(args ...string) string {
 	line = append(line, args...)
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = append(os.Environ(), "CONSISTENCY="+f.level, "VERSION="+f.version, "PUBLISH="+f.host, "MEMCACHED_IMAGE="+f.images.memcached)
-	return output(f.t, cmd)
+	return attunetest.Output(f.t, cmd)
 }
 
 func (f *fleet) container(service string) string {
 	f.t.Helper()
 	const label = "label=com.docker.compose."
-	return docker(f.t, "ps", "-aq", "--filter", label+"project="+f.project, "--filter", label+"service="+service)
+	return attunetest.Docker(f.t, "ps", "-aq", "--filter", label+"project="+f.project, "--filter", label+"service="+service)
 }
 
 func (f *fleet) inspect(id, format string) string {
 	f.t.Helper()
-	return docker(f.t, "inspect", "-f", format, id)
+	return attunetest.Docker(f.t, "inspect", "-f", format, id)
 }
 
 // healthy waits until services are, by their health checks.
@@ -376,9 +325,9 @@ func (f *fleet) paused(service string) {
 	f.t.Helper()
 	f.phase("pause of "+service, unknown, func() {
 		id := f.container(service)
-		docker(f.t, "pause", id)
+		attunetest.Docker(f.t, "pause", id)
 		pause(f.t, 4*time.Second)
-		docker(f.t, "unpause", id)
+		attunetest.Docker(f.t, "unpause", id)
 		f.healthy(service)
 	})
 }
@@ -388,9 +337,9 @@ func (f *fleet) unplugged(service string) {
 	f.t.Helper()
 	f.phase(service+" unplugged", unknown, func() {
 		id, network := f.container(service), f.project+"_default"
-		docker(f.t, "network", "disconnect", network, id)
+		attunetest.Docker(f.t, "network", "disconnect", network, id)
 		pause(f.t, 4*time.Second)
-		docker(f.t, "network", "connect", "--alias", service, network, id)
+		attunetest.Docker(f.t, "network", "connect", "--alias", service, network, id)
 		n := f.Node(service)
 		attunetest.Eventually(f.t, service+" is ready", func() bool { return n.Ready() == nil })
 		f.healthy(service)

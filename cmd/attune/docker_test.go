@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,53 +15,13 @@ import (
 	"github.com/attunekv/attune/internal/attunetest"
 )
 
-// docker runs a docker command and returns what it printed.
-func docker(t *testing.T, args ...string) string {
-	t.Helper()
-	cmd := exec.Command("docker", args...) // also in Cleanup, where the context of the test has ended
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("docker %q: %v\n%s", args, err, &errs)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 // TestImage builds the last stage of the Dockerfile, for which no registry is
 // needed, around the binary under test.
 func TestImage(t *testing.T) {
-	if err := exec.Command("docker", "info").Run(); err != nil {
-		t.Skip("needs Docker:", err)
-	}
-	dir := t.TempDir()
-	raw, err := os.ReadFile("../../Dockerfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, stage, ok := strings.Cut(string(raw), "FROM scratch\n")
-	if !ok {
-		t.Fatal("the Dockerfile has no last stage FROM scratch")
-	}
-	stage = strings.ReplaceAll(strings.ReplaceAll(stage, "--from=build ", ""), "/src/", "")
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\n"+stage), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	binary, err := os.ReadFile(attune)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"bin", "data"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "bin", "attune"), binary, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	attunetest.NeedDocker(t)
+	docker := attunetest.Docker
 	image := fmt.Sprintf("attune-test-%d", os.Getpid())
-	docker(t, "build", "-q", "-t", image, dir)
-	t.Cleanup(func() { docker(t, "rmi", "-f", image) })
+	attunetest.BuildImage(t, image, attunetest.ImageFiles(t, attune))
 
 	if out := docker(t, "run", "--rm", image, "version"); !strings.HasPrefix(out, "attune v1.2.3-test ") {
 		t.Errorf("version in a container: %q", out)

@@ -34,9 +34,9 @@ func build() (err error) {
 	if built.path = os.Getenv("ATTUNE_TEST_BINARY"); built.path != "" {
 		return nil
 	}
-	mod, err := exec.Command("go", "env", "GOMOD").Output()
+	dir, err := root()
 	if err != nil {
-		return fmt.Errorf("go env: %w", err)
+		return err
 	}
 	if built.dir, err = os.MkdirTemp("", "attune-binary-"); err != nil {
 		return err
@@ -47,11 +47,20 @@ func build() (err error) {
 		args = append(args, "-race")
 	}
 	cmd := exec.Command("go", append(args, "./cmd/attune")...)
-	cmd.Dir = filepath.Dir(strings.TrimSpace(string(mod)))
+	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", cmd, err, out)
 	}
 	return nil
+}
+
+// root is the directory of this tree.
+func root() (string, error) {
+	mod, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(mod))), nil
 }
 
 // RemoveBinary removes what Binary built. For the end of a TestMain.
