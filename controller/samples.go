@@ -28,7 +28,10 @@ type figure float32
 
 const none figure = -1
 
-var _ json.Marshaler = none
+var (
+	_ json.Marshaler   = none
+	_ json.Unmarshaler = (*figure)(nil)
+)
 
 // MarshalJSON implements json.Marshaler.
 func (f figure) MarshalJSON() ([]byte, error) {
@@ -36,6 +39,17 @@ func (f figure) MarshalJSON() ([]byte, error) {
 		return []byte("null"), nil
 	}
 	return strconv.AppendFloat(nil, float64(f), 'g', 4, 32), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (f *figure) UnmarshalJSON(text []byte) error {
+	if string(text) == "null" {
+		*f = none
+		return nil
+	}
+	v, err := strconv.ParseFloat(string(text), 32)
+	*f = figure(v)
+	return err
 }
 
 // The figures of a sample: of the time since the one before, or of the moment.

@@ -55,9 +55,9 @@ type clusterView struct {
 
 // peerView is a controller as it tells itself, or why it does not.
 type peerView struct {
-	Name  string          `json:"name"`
-	Error string          `json:"error"`
-	View  json.RawMessage `json:"view"` // a nodeView, of its release; null with an Error
+	Name  string    `json:"name"`
+	Error string    `json:"error"`
+	View  *nodeView `json:"view"` // null with an Error
 }
 
 // view is all controllers that this one knows, encoded.
@@ -83,7 +83,8 @@ func (p *peerViews) view() []byte {
 		v := &all.Nodes[i]
 		v.Name = m.Name
 		if m.Self {
-			v.View = encode(p.n.view())
+			own := p.n.view()
+			v.View = &own
 			continue
 		}
 		asking.Go(func() {
@@ -101,7 +102,7 @@ func (p *peerViews) view() []byte {
 }
 
 // ask has a member tell how it is.
-func (p *peerViews) ask(ctx context.Context, m cluster.Member) (json.RawMessage, error) {
+func (p *peerViews) ask(ctx context.Context, m cluster.Member) (*nodeView, error) {
 	addr, err := adminOf(m)
 	if err != nil {
 		return nil, err
@@ -129,19 +130,20 @@ func (p *peerViews) ask(ctx context.Context, m cluster.Member) (json.RawMessage,
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
-	return checkView(body, addr, m.Name)
+	return parseView(body, addr, m.Name)
 }
 
-// checkView returns body if it is the view of the controller of that name.
-func checkView(body []byte, addr, name string) (json.RawMessage, error) {
-	var who struct{ Name string }
-	switch err := json.Unmarshal(body, &who); {
+// parseView reads the view of the controller of that name. What it has of a newer
+// release is left out: the page that is to show it knows nothing of that.
+func parseView(body []byte, addr, name string) (*nodeView, error) {
+	var v nodeView
+	switch err := json.Unmarshal(body, &v); {
 	case err != nil:
-		return nil, fmt.Errorf("%s does not answer as a controller does", addr)
-	case who.Name != name:
-		return nil, fmt.Errorf("at %s there is %.64q, not %q: give each controller an admin address that the others reach", addr, who.Name, name)
+		return nil, fmt.Errorf("%s does not answer as a controller of this release does", addr)
+	case v.Name != name:
+		return nil, fmt.Errorf("at %s there is %.64q, not %q: give each controller an admin address that the others reach", addr, v.Name, name)
 	}
-	return body, nil
+	return &v, nil
 }
 
 // adminOf is where a member's admin address is reached from here. One that listens on

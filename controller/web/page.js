@@ -124,7 +124,7 @@ function drawNow(nodes) {
   const figures = ["reads", "writes", "failed", "hits", "read_p50", "read_p99", "read_p999",
     "write_p50", "write_p99", "write_p999", "behind", "ahead", "differing"];
   rows("now", nodes.map((n) => row(head(n.name), ...figures.map((f) => {
-    const v = n.view?.samples[f]?.at(-1);
+    const v = n.view?.samples?.[f]?.at(-1);
     return f === "hits" ? percent(v) : short(v);
   }))));
 }
@@ -145,7 +145,7 @@ function drawCharts(views, nodes) {
   const charts = [];
   for (const [title, unit, name, options] of drawn) {
     const series = views.map((n) => ({
-      name: n.name, index: index.get(n.name), values: n.view.samples[name] ?? [],
+      name: n.name, index: index.get(n.name), values: n.view.samples?.[name] ?? [],
       ages: (n.view.sampled_at ?? []).map((at) => n.view.now - at), // by its own clock
     })).filter((s) => s.values.some((v) => v !== null));
     if (series.length) charts.push(chart(title, unit, series, options));
@@ -173,7 +173,7 @@ function drawStores(views) {
       : `no; ${short(r.filled)} values so far`;
     const shared = [r ? short(r.repaired) : "–", r ? bytes(r.waiting) : "–", filling];
     if (!v.stores?.length) {
-      all.push(row(head(name), v.backend, cell({ kind: "good", word: "in this process" }), "–", "–", "–", ...shared));
+      all.push(row(head(name), v.backend, cell({ kind: "good", word: v.backend.startsWith("pebble:") ? "files of this machine" : "in this process" }), "–", "–", "–", ...shared));
     }
     v.stores?.forEach((s, i) => all.push(row(head(name), s.server,
       cell(s.down ? { kind: "bad", word: "down" } : { kind: "good", word: "up" }),
