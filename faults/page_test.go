@@ -140,6 +140,9 @@ func (b *browser) picture(name string) {
 	if screenshots == "" {
 		return
 	}
+	if err := chromedp.Do(b.ctx, chromedp.EmulateViewport(1280, 1200)); err != nil {
+		b.t.Fatal(err)
+	}
 	raw, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
 	if err != nil {
 		b.t.Fatal(err)
@@ -177,13 +180,12 @@ func load(t *testing.T, nodes []*attunetest.Controller) {
 		clients.Go(func() {
 			defer c.Close()
 			for k := 0; ctx.Err() == nil; k++ {
-				key := fmt.Sprint("key", (k*k+i)%3000)
-				_, _ = c.Get(key) // while its controller is dead, nobody answers
-				if k%5 == 0 {
-					_ = c.Set(&memcache.Item{Key: key, Value: make([]byte, 200), Expiration: 60})
+				key := fmt.Sprint("key", k*7919%3000)
+				_, err := c.Get(key)
+				if k%10 == 0 || err == memcache.ErrCacheMiss {
+					_ = c.Set(&memcache.Item{Key: key, Value: make([]byte, 200), Expiration: 60}) // it fails once its controller is dead
 				}
-				wave := 2 + k/500%3 + i
-				time.Sleep(time.Duration(wave) * time.Millisecond)
+				time.Sleep(time.Duration(2+k/500%3+i) * time.Millisecond)
 			}
 		})
 	}
@@ -243,7 +245,7 @@ func TestPage(t *testing.T) {
 	c.Nodes[2].Kill()
 	b.shows(state("n3", "failed"))
 	b.shows(state("n2", "ready"))
-	b.shows(`document.getElementById('summary').className === 'bad' && document.getElementById('summary').textContent.includes('n3 is failed')`)
+	b.shows(`document.getElementById('summary').className === 'bad' && document.getElementById('summary').textContent.includes('n3: failed')`)
 	b.shows(`[...document.querySelectorAll('#events tbody tr')].some((r) => r.cells[3].textContent.startsWith('a controller does not answer any more; name n3'))`)
 	if screenshots != "" {
 		time.Sleep(20 * time.Second)

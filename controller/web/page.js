@@ -72,7 +72,7 @@ function draw(cluster) {
   text("level", `${asked.view.level}, as ${asked.name} sees it`);
   const summary = bad.length === 0
     ? `✓ ${nodes.length === 1 ? "The controller is" : `All ${nodes.length} controllers are`} ready.`
-    : `${bad.some((n) => n.state.kind === "bad") ? "✕" : "!"} ${bad.map((n) => `${n.name} is ${n.state.word}`).join("; ")}.`;
+    : `${bad.some((n) => n.state.kind === "bad") ? "✕" : "!"} ${bad.map((n) => `${n.name}: ${n.state.word}`).join("; ")}.`;
   text("summary", summary);
   byId("summary").className = bad.length === 0 ? "good" : bad.some((n) => n.state.kind === "bad") ? "bad" : "fair";
   document.title = `${bad.length === 0 ? "✓" : "✕"} attune ${asked.view.level}`;
@@ -99,7 +99,7 @@ function drawControllers(nodes, best, seenBy) {
     r.dataset.state = n.state.word;
     return r;
   }));
-  map(byId("map"), nodes.map((n) => ({ name: n.name, kind: n.state.kind, mark: marks[n.state.kind], role: n.role })), (a, b) => {
+  map(byId("map"), nodes.map((n) => ({ name: n.name, kind: n.state.kind, mark: marks[n.state.kind], role: n.role.split(",")[0] })), (a, b) => {
     const ways = [[a, b], [b, a]]
       .map(([from, to]) => nodes.find((n) => n.name === from).view?.members?.find((m) => m.name === to))
       .filter((m) => m).map((m) => m.state !== "failed");
