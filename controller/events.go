@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
@@ -68,6 +69,10 @@ func (e *events) list() []event {
 	}
 	return all
 }
+
+// Log is where lines about this node go: to the log of its Config, and to the events of
+// its web page.
+func (n *Node) Log() *zap.Logger { return n.log }
 
 // keep has what goes to core become events, too.
 func (e *events) keep(core zapcore.Core) zapcore.Core {
