@@ -6,7 +6,7 @@ STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # memcached and drive it with real clients.
 PACKAGES = gcc libc6-dev memcached libmemcached-tools python3-pymemcache python3-pylibmc
 
-.PHONY: build test lint race fuzz faults bench deps clean
+.PHONY: build test lint race fuzz faults screenshots bench deps clean
 .NOTPARALLEL:
 
 build:
@@ -46,6 +46,11 @@ faults:
 	ATTUNE_SIM_SEEDS=1000 go test -count 1 -run 'TestSimulation$$' ./consistency/ordered
 	ATTUNE_FAULTS=long go test -count 1 -timeout 120m -v ./faults/
 	ATTUNE_FAULTS=long go test -count 1 -timeout 60m -v -run TestVerifyLocal ./cmd/attune
+
+# The pictures of the web page in docs/img, of clusters under load: about ten minutes,
+# as root, with chromium. Without a browser the tests of the page skip.
+screenshots:
+	ATTUNE_SCREENSHOTS=$(CURDIR)/docs/img go test -count 1 -timeout 30m -v -run '^TestPage' ./faults/
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

@@ -16,13 +16,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /recover,
-// /snapshot, and /debug/pprof when asked for.
+// adminServer is the HTTP side: the page for people at / and its /api, /healthz,
+// /readyz, /metrics, /loglevel, /recover, /snapshot, and /debug/pprof when asked for.
 type adminServer struct {
-	ln   net.Listener
-	http *http.Server
-	done chan struct{} // closed when Serve returned
-	// sending is held for reading by who sends a snapshot, as that needs the replica;
+	ln    net.Listener
+	http  *http.Server
+	done  chan struct{} // closed when Serve returned
+	peers *peerViews
+	// sending is held for reading by who sends what takes time and needs the replica;
 	// it guards closed.
 	sending sync.RWMutex
 	closed  bool
@@ -42,10 +43,17 @@ func (n *Node) openAdmin(context.Context) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	a := &adminServer{
-		ln:   ln,
-		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(n.log)},
-		done: make(chan struct{}),
+		ln: ln,
+		http: &http.Server{
+			// Who looks at the page has a browser that reaches this address; another
+			// site must not have it change anything here.
+			Handler:           http.NewCrossOriginProtection().Handler(mux),
+			ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(n.log),
+		},
+		done:  make(chan struct{}),
+		peers: newPeerViews(n),
 	}
+	n.handleWeb(mux, a)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})
@@ -68,13 +76,7 @@ func (n *Node) openAdmin(context.Context) error {
 		}
 	}
 	mux.HandleFunc("GET /metrics", whenEngine(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
-	mux.HandleFunc("GET /snapshot", whenEngine(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.sending.RLock()
-		defer a.sending.RUnlock()
-		if !a.closed { // else the connection is, too
-			n.serveSnapshot(w, r)
-		}
-	})))
+	mux.HandleFunc("GET /snapshot", whenEngine(a.whileOpen(n.serveSnapshot)))
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.
@@ -93,8 +95,20 @@ func (n *Node) openAdmin(context.Context) error {
 			n.log.Error("admin server ended; health checks and metrics are gone until a restart", zap.Error(err))
 		}
 	}()
+	n.watching.Go(n.observe)
 	n.admin = a
 	return nil
+}
+
+// whileOpen keeps the engine and the replica there while h runs.
+func (a *adminServer) whileOpen(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a.sending.RLock()
+		defer a.sending.RUnlock()
+		if !a.closed { // else the connection is, too
+			h(w, r)
+		}
+	}
 }
 
 func (a *adminServer) addr() string { return boundAddr(a.ln) }
@@ -107,6 +121,7 @@ func (a *adminServer) close() error {
 		err = a.http.Close()
 	}
 	<-a.done
+	a.peers.close()
 	a.sending.Lock()
 	defer a.sending.Unlock()
 	a.closed = true

@@ -210,10 +210,16 @@ func orNone(s string) string {
 
 // memberInfo is a controller of the cluster as this one knows it.
 type memberInfo struct {
-	Name, State, Role, Listen, Admin, Lag string
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Role   string `json:"role"`
+	Listen string `json:"listen"`
+	Admin  string `json:"admin"`
+	Lag    string `json:"lag"`
 	// Behind and Offset are known at the levels causal and eventual: how many changes
 	// are there and not here, and its clock.
-	Behind, Offset string
+	Behind string `json:"behind"`
+	Offset string `json:"offset"`
 }
 
 // members joins what gossip and what the engine say of each controller.

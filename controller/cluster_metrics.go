@@ -28,6 +28,7 @@ var (
 	lagDesc        = prometheus.NewDesc("attune_gossip_lag", "Changes that one of two members lacks: missing there, of those that are here, or missing here.", []string{"member", "missing"}, nil)
 	offsetDesc     = prometheus.NewDesc("attune_gossip_clock_offset_seconds", "How far a peer's clock is ahead of this one's.", []string{"member"}, nil)
 	skewDesc       = prometheus.NewDesc("attune_gossip_clock_skew_seconds", "How far the median of all clocks is ahead of this one's. Beyond max-skew writes are refused.", nil, nil)
+	maxSkewDesc    = prometheus.NewDesc("attune_gossip_max_skew_seconds", "The setting max-skew.", nil, nil)
 	tombstonesDesc = prometheus.NewDesc("attune_gossip_tombstones", "Dead items that are remembered until all members know of them.", nil, nil)
 	ringDesc       = prometheus.NewDesc("attune_gossip_ring_bytes", "Changes kept to be sent, and sent again.", nil, nil)
 	heldDesc       = prometheus.NewDesc("attune_gossip_held_back_bytes", "Changes that wait for what they depend on.", nil, nil)
@@ -69,6 +70,7 @@ func (n *Node) collectCluster(count, gauge func(d *prometheus.Desc, v float64, l
 		collectOrdered(g.Status(), count, gauge)
 	} else if s, ok := n.gossiping(); ok {
 		collectGossip(s.Status(), count, gauge)
+		gauge(maxSkewDesc, n.cfg.MaxSkew.Seconds())
 	}
 	if st, ok := n.repairs(); ok {
 		gauge(stageDesc, float64(st.Waiting))

@@ -39,7 +39,9 @@ type Node struct {
 	opened  atomic.Bool             // Open is done: before, only the admin address answers
 	giveUp  context.CancelCauseFunc // ends Open
 	fatal   chan error              // has room for one
-	backend atomic.Pointer[string]  // the spec in use; see Reconfigure
+	events  events                  // what log was told
+	samples samples
+	backend atomic.Pointer[string] // the spec in use; see Reconfigure
 	stripes []counters
 	loops   []*loop // empty where connections have goroutines
 
@@ -99,13 +101,13 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg:     cfg,
-		log:     cfg.Log.With(zap.String("node", cfg.Name)),
 		started: time.Now(),
 		stripes: make([]counters, 8),
 		conns:   make(map[uint64]*connInfo),
 		stop:    make(chan struct{}),
 		fatal:   make(chan error, 1),
 	}
+	n.log = cfg.Log.With(zap.String("node", cfg.Name)).WithOptions(zap.WrapCore(n.events.keep))
 	n.backend.Store(&cfg.Backend)
 	ctx, n.giveUp = context.WithCancelCause(ctx)
 	defer n.giveUp(nil)

@@ -11,7 +11,9 @@
 //	conn.go        moves the bytes of one session on a goroutine of its own
 //	output.go      replies gathered for one write
 //	counters.go    what sessions count; stats.go and metrics.go show it
+//	samples.go     what they counted in the last 15 minutes; events.go what was logged
 //	admin.go       HTTP: health, metrics, log level, profiles, recovery
+//	web.go         the page for people, in web/; web_peers.go asks the others for it
 //	snapshot.go    all items of one moment, over HTTP
 //	cluster.go     the other controllers: peer port, members, forcing a new cluster
 //

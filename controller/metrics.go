@@ -64,6 +64,8 @@ var (
 	serverUpDesc = prometheus.NewDesc("attune_backend_up", "1 if the backend's server answers; 0: calls fail at once until it does.", []string{"server"}, nil)
 	serverNoDesc = prometheus.NewDesc("attune_backend_errors_total", "Calls that a server of the backend failed.", []string{"server"}, nil)
 	serverDesc   = prometheus.NewDesc("attune_backend_duration_seconds", "Calls to a server of the backend, from when they are sent to the answer.", []string{"server"}, nil)
+	diskFreeDesc = prometheus.NewDesc("attune_disk_free_bytes", "Room on the disk of a directory that this node writes to.", []string{"dir"}, nil)
+	diskKeepDesc = prometheus.NewDesc("attune_disk_reserve_bytes", "With less room than that, writes are refused.", []string{"dir"}, nil)
 	readyDesc    = prometheus.NewDesc("attune_ready", "1 if the node serves its level.", nil, nil)
 	infoDesc     = prometheus.NewDesc("attune_info", "Always 1; the labels describe the node.", []string{"name", "version", "level"}, nil)
 )
@@ -118,6 +120,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(serverUpDesc, up, server.Addr)
 		count(serverNoDesc, float64(server.Errors), server.Addr)
 		out <- histogram(serverDesc, server.Latency.Buckets[:], server.Latency.Sum.Seconds(), server.Addr)
+	}
+	if n.room != nil {
+		for _, d := range n.room.Disks() {
+			gauge(diskFreeDesc, float64(d.Free), d.Dir)
+			gauge(diskKeepDesc, float64(d.Reserve), d.Dir)
+		}
 	}
 	ready := 1.0
 	if n.Ready() != nil {

@@ -328,8 +328,8 @@ func TestAdmin(t *testing.T) {
 	cfg.LogLevel = &level
 	n := start(t, cfg)
 	for path, want := range map[string]int{
-		"/healthz": 200, "/readyz": 200, "/metrics": 200, "/loglevel": 200,
-		"/debug/pprof/": 404, "/debug/pprof/cmdline": 404, "/": 404,
+		"/": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200, "/loglevel": 200,
+		"/debug/pprof/": 404, "/debug/pprof/cmdline": 404, "/nonsense": 404,
 	} {
 		if code, _ := httpGet(t, n, path); code != want {
 			t.Errorf("GET %s: %d, want %d", path, code, want)

@@ -21,6 +21,9 @@
 // under load and broken, with clients that know all controllers. It needs a Docker
 // Engine, docker-compose and memcached, and no registry.
 //
+// TestPage and TestPageOfAPartition are apart from it, too: they look at the web page of
+// clusters in trouble, with Chromium, and take its pictures (make screenshots).
+//
 // go test runs the short matrix, about two minutes of it. With ATTUNE_FAULTS=long in
 // the environment all rows run, for longer and at more levels; so does
 //

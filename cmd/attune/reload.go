@@ -15,7 +15,7 @@ var reloadable = []string{"backend", "log-level"}
 // reload reads the settings again and has node take over what it can. It returns
 // those in use from now on: on error those of before, all of them.
 func reload(node *controller.Node, inUse settings, read func() (settings, error)) settings {
-	log := inUse.Log
+	log := node.Log()
 	next, err := read()
 	if err != nil {
 		log.Error("the settings were not reloaded; those of before stay in use", zap.Error(err))

@@ -55,6 +55,23 @@ func (w *Watch) Err() error {
 	return nil
 }
 
+// Disk is the room on the file system of a directory, in bytes.
+type Disk struct {
+	Dir         string
+	Free, Total uint64
+	Reserve     uint64 // with less than that free, Err is an error
+}
+
+// Disks looks at all directories now. A file system that does not tell is left out.
+func (w *Watch) Disks() (all []Disk) {
+	for _, dir := range w.dirs {
+		if u, err := vfs.Default.GetDiskUsage(dir); err == nil {
+			all = append(all, Disk{Dir: dir, Free: u.AvailBytes, Total: u.TotalBytes, Reserve: w.reserve})
+		}
+	}
+	return all
+}
+
 // Close ends the watching.
 func (w *Watch) Close() {
 	w.once.Do(func() { close(w.stop) })

@@ -29,6 +29,9 @@ func TestRoomIsToldOf(t *testing.T) {
 	if err := full.Err(); !errors.Is(err, room.ErrFull) || !strings.Contains(err.Error(), other) {
 		t.Errorf("with an exbibyte to reserve: %v, want ErrFull and %s", err, other)
 	}
+	if d := full.Disks(); len(d) != 1 || d[0].Dir != other || d[0].Reserve != 1<<60 || d[0].Free == 0 || d[0].Free > d[0].Total {
+		t.Errorf("%+v", d)
+	}
 	full.Close() // twice is once
 }
 
