@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /recover,
+// adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /config, /recover,
 // /snapshot, and /debug/pprof when asked for.
 type adminServer struct {
 	ln   net.Listener
@@ -75,6 +75,7 @@ func (n *Node) openAdmin(context.Context) error {
 			n.serveSnapshot(w, r)
 		}
 	})))
+	mux.HandleFunc("GET /config", n.serveConfig)
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.
