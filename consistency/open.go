@@ -58,6 +58,21 @@ type Options struct {
 // AllAcks is a WriteAcks of every controller that is alive.
 const AllAcks = gossip.All
 
+// Tuning is what of the Options may change while an engine runs.
+type Tuning = gossip.Tuning
+
+// Tune has e go over to t. What its level has no use for is ignored.
+func Tune(e Engine, t Tuning) {
+	switch e := e.(type) {
+	case *ordered.Engine:
+		e.Tune(t.MaxItem, t.RepairRate)
+	case spreading:
+		e.e.Tune(t)
+	case Gossiping:
+		e.e.Tune(t)
+	}
+}
+
 // GossipStatus is what a [Gossiping] engine tells of itself, PeerStatus of another.
 type (
 	GossipStatus = gossip.Status

@@ -17,7 +17,7 @@ import (
 )
 
 // adminServer is the HTTP side: the page for people at / and its /api, /healthz,
-// /readyz, /metrics, /loglevel, /recover, /snapshot, and /debug/pprof when asked for.
+// /readyz, /metrics, /loglevel, /config, /recover, /snapshot, and /debug/pprof when asked for.
 type adminServer struct {
 	ln    net.Listener
 	http  *http.Server
@@ -77,6 +77,7 @@ func (n *Node) openAdmin(context.Context) error {
 	}
 	mux.HandleFunc("GET /metrics", whenEngine(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
 	mux.HandleFunc("GET /snapshot", whenEngine(a.whileOpen(n.serveSnapshot)))
+	mux.HandleFunc("GET /config", n.serveConfig)
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.

@@ -235,12 +235,16 @@ func TestBackendServersAreShown(t *testing.T) {
 
 	c.set("k", []byte("v"))
 	for _, spec := range []string{"embedded", "memcached://" + other.Addr + "?timout=1s"} {
-		if err := n.Reconfigure(spec); err == nil || n.Backend() != cfg.Backend {
-			t.Errorf("%s: %v, goes on with %s", spec, err, n.Backend())
+		next := cfg
+		next.Backend, next.MaxConns = spec, 1
+		if err := n.Reconfigure(next); err == nil || n.inUse() != &n.cfg {
+			t.Errorf("%s: %v, goes on with %s", spec, err, n.inUse().Backend)
 		}
 	}
 	c.ask("get k\r\n", "VALUE k 0 1\r\nv\r\nEND\r\n")
-	if err := n.Reconfigure("memcached://" + other.Addr + "?timeout=10s"); err != nil {
+	next := cfg
+	next.Backend = "memcached://" + other.Addr + "?timeout=10s"
+	if err := n.Reconfigure(next); err != nil {
 		t.Fatal(err)
 	}
 	m.Kill()
@@ -248,7 +252,7 @@ func TestBackendServersAreShown(t *testing.T) {
 	c.set("k", []byte("new"))
 	c.ask("get k\r\n", "VALUE k 0 3\r\nnew\r\nEND\r\n")
 	shows(`attune_backend_up{server="` + other.Addr + `"} 1`)
-	if err := start(t, testConfig()).Reconfigure(cfg.Backend); err == nil {
+	if err := start(t, testConfig()).Reconfigure(cfg); err == nil {
 		t.Error("a store in the process was exchanged")
 	}
 }

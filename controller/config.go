@@ -88,6 +88,9 @@ type Config struct {
 	// EnableShutdown lets clients stop the node with `shutdown`.
 	EnableShutdown bool
 
+	// Settings is what this was made of, for /config.
+	Settings []Setting
+
 	Log *zap.Logger
 	// LogLevel, if set, can be read and changed at /loglevel on Admin.
 	LogLevel *zap.AtomicLevel

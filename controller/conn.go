@@ -25,7 +25,7 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 			s.leave(time.Now())
 		}
 		last = n.draining.Load()
-		switch d := n.cfg.IdleTimeout; {
+		switch d := n.inUse().IdleTimeout; {
 		case s.leaving && s.idle():
 			c.SetReadDeadline(s.until)
 		case last && s.idle():
@@ -76,7 +76,7 @@ func (n *Node) pump(c net.Conn, s *session, answered <-chan struct{}) bool {
 	for {
 		w := s.step(time.Now())
 		if s.out.size > 0 && w != wantAnswer {
-			if d := n.cfg.IdleTimeout; d > 0 {
+			if d := n.inUse().IdleTimeout; d > 0 {
 				c.SetWriteDeadline(time.Now().Add(d))
 			}
 			wrote, err := writeAll(c, s.out.take())
@@ -98,7 +98,7 @@ func (n *Node) pump(c net.Conn, s *session, answered <-chan struct{}) bool {
 		case wantClose:
 			return false
 		case wantDetach:
-			if s.stream(patientWriter{c, n.cfg.IdleTimeout}) != nil {
+			if s.stream(patientWriter{c, n.inUse().IdleTimeout}) != nil {
 				return false
 			}
 		}

@@ -24,7 +24,8 @@ import (
 // Node is one controller: a memcache server over an engine, a replica and a
 // backend.
 type Node struct {
-	cfg     Config
+	cfg     Config                 // as it was opened
+	conf    atomic.Pointer[Config] // see inUse
 	log     *zap.Logger
 	started time.Time
 	ctx     context.Context // ends when the node does; commands run under it
@@ -41,7 +42,7 @@ type Node struct {
 	fatal   chan error              // has room for one
 	events  events                  // what log was told
 	samples samples
-	backend atomic.Pointer[string] // the spec in use; see Reconfigure
+	reloads reloads
 	stripes []counters
 	loops   []*loop // empty where connections have goroutines
 
@@ -108,7 +109,8 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		fatal:   make(chan error, 1),
 	}
 	n.log = cfg.Log.With(zap.String("node", cfg.Name)).WithOptions(zap.WrapCore(n.events.keep))
-	n.backend.Store(&cfg.Backend)
+	n.conf.Store(&n.cfg)
+	n.Reloaded(nil)
 	ctx, n.giveUp = context.WithCancelCause(ctx)
 	defer n.giveUp(nil)
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
@@ -308,7 +310,7 @@ func (n *Node) accept(l net.Listener) {
 
 // admit starts serving a connection, unless there are too many.
 func (n *Node) admit(c net.Conn) {
-	if n.curConns.Add(1) > int64(n.cfg.MaxConns) {
+	if n.curConns.Add(1) > int64(n.inUse().MaxConns) {
 		n.curConns.Add(-1)
 		n.rejectedConns.Add(1)
 		c.SetWriteDeadline(time.Now().Add(time.Second))
@@ -427,9 +429,9 @@ var errLeaving = errors.New("not ready: this controller is stopping")
 // each session that falls idle and closes it, then stops engine, backend and
 // admin. The error tells what was cut short.
 func (n *Node) Close(ctx context.Context) error {
-	n.drainUntil.Store(time.Now().Add(n.cfg.DrainTimeout).UnixNano())
+	n.drainUntil.Store(time.Now().Add(n.inUse().DrainTimeout).UnixNano())
 	n.draining.Store(true)
-	n.log.Info("draining", zap.Int64("connections", n.curConns.Load()), zap.Stringer("timeout", n.cfg.DrainTimeout))
+	n.log.Info("draining", zap.Int64("connections", n.curConns.Load()), zap.Stringer("timeout", n.inUse().DrainTimeout))
 	stop := context.AfterFunc(ctx, func() { n.drainUntil.Store(time.Now().UnixNano()) })
 	defer stop()
 	n.stopAccepting()

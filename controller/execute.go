@@ -60,7 +60,7 @@ func (s *session) limit(sh *shard) {
 
 // deadline is when to give up what sh is asked now; zero is never.
 func (s *session) deadline(sh *shard) time.Time {
-	d := s.node.cfg.OpTimeout
+	d := s.conf.OpTimeout
 	switch {
 	case d == 0:
 		return time.Time{}

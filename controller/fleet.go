@@ -1,8 +1,6 @@
 package controller
 
 import (
-	"fmt"
-
 	"go.uber.org/zap"
 
 	"github.com/attunekv/attune/kvadapter"
@@ -32,26 +30,4 @@ func (n *Node) fleetServers() (all []kvadapter.Server) {
 		}
 	}
 	return all
-}
-
-// Backend is the backend the node uses: that of its Config, or of the newest
-// Reconfigure.
-func (n *Node) Backend() string { return *n.backend.Load() }
-
-// Reconfigure goes over to other servers or options of the same kind of backend
-// while the node serves. Commands under way end where they began; values that are
-// sought on another server now are misses of this store, which the engine mends as
-// any other. On error nothing has changed: spec makes no sense, or takes a restart.
-func (n *Node) Reconfigure(spec string) error {
-	for _, sh := range n.shards { // they have one spec, so the first error is that of all
-		fleet, ok := sh.backend.(kvadapter.Fleet)
-		if !ok {
-			return fmt.Errorf("backend %s: another one takes a restart", n.Backend())
-		}
-		if err := fleet.Reconfigure(spec); err != nil {
-			return err
-		}
-	}
-	n.backend.Store(&spec)
-	return nil
 }

@@ -156,7 +156,7 @@ func (l *loop) run() {
 	lastSweep := time.Now()
 	for {
 		wait := -1
-		if l.node.cfg.IdleTimeout > 0 || l.node.draining.Load() {
+		if l.node.inUse().IdleTimeout > 0 || l.node.draining.Load() {
 			wait = 200
 		}
 		n, err := unix.EpollWait(l.epfd, events, wait)
@@ -237,7 +237,7 @@ func (l *loop) woken() {
 // owed nothing. It reports whether the loop is over.
 func (l *loop) sweep() (over bool) {
 	draining := l.node.draining.Load()
-	idle := l.node.cfg.IdleTimeout
+	idle := l.node.inUse().IdleTimeout
 	if !draining && idle == 0 {
 		return false
 	}
@@ -458,7 +458,7 @@ type fdWriter struct {
 }
 
 func (w *fdWriter) Write(b []byte) (wrote int, err error) {
-	patience := w.node.cfg.IdleTimeout
+	patience := w.node.inUse().IdleTimeout
 	last := time.Now()
 	for wrote < len(b) {
 		n, err := unix.Write(w.fd, b[wrote:])

@@ -67,6 +67,8 @@ var (
 	diskFreeDesc = prometheus.NewDesc("attune_disk_free_bytes", "Room on the disk of a directory that this node writes to.", []string{"dir"}, nil)
 	diskKeepDesc = prometheus.NewDesc("attune_disk_reserve_bytes", "With less room than that, writes are refused.", []string{"dir"}, nil)
 	readyDesc    = prometheus.NewDesc("attune_ready", "1 if the node serves its level.", nil, nil)
+	reloadDesc   = prometheus.NewDesc("attune_config_reload_ok", "1 if the settings were taken over when they were last read, 0 if those of before stay in use.", nil, nil)
+	reloadAtDesc = prometheus.NewDesc("attune_config_reload_time_seconds", "When the settings were last read, in unix time; the first time is the start.", nil, nil)
 	infoDesc     = prometheus.NewDesc("attune_info", "Always 1; the labels describe the node.", []string{"name", "version", "level"}, nil)
 )
 
@@ -91,14 +93,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- n.latency(class(i), name)
 	}
 	gauge(connsDesc, float64(n.curConns.Load()))
-	gauge(connsMaxDesc, float64(n.cfg.MaxConns))
+	gauge(connsMaxDesc, float64(n.inUse().MaxConns))
 	count(connsAllDesc, float64(n.totalConns.Load()))
 	count(connsNoDesc, float64(n.rejectedConns.Load()))
 	r := n.replicaStats()
 	gauge(itemsDesc, float64(r.Items))
 	gauge(memoryDesc, float64(r.IndexBytes), "index")
 	gauge(memoryDesc, float64(r.UsedBytes-r.IndexBytes), "values")
-	gauge(limitDesc, float64(n.cfg.MemoryLimit))
+	gauge(limitDesc, float64(n.inUse().MemoryLimit))
 	count(goneDesc, float64(r.Evicted), "evicted")
 	count(goneDesc, float64(r.Expired), "expired")
 	count(lostDesc, float64(r.Gone-r.Strange), "missing")
@@ -132,6 +134,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		ready = 0
 	}
 	gauge(readyDesc, ready)
+	last, ok := n.reloads.get(), 1.0
+	if last.Error != "" {
+		ok = 0
+	}
+	gauge(reloadDesc, ok)
+	gauge(reloadAtDesc, float64(last.Time.UnixMilli())/1e3)
 	n.collectCluster(count, gauge)
 	gauge(infoDesc, 1, n.cfg.Name, n.cfg.Version, n.cfg.Level.String())
 }

@@ -58,6 +58,7 @@ const (
 // leaves nothing on the stack.
 type session struct {
 	node   *Node
+	conf   *Config // of this step
 	counts *counters
 	parser protocol.Parser
 	out    output
@@ -113,9 +114,15 @@ type session struct {
 func newSession(n *Node, c *counters) *session {
 	s := &session{node: n, counts: c}
 	s.call.Ctx = n.ctx
-	s.parser.MaxItem = n.cfg.MaxItemSize
-	s.parser.NoFlush = n.cfg.DisableFlush
+	s.configure()
 	return s
+}
+
+// configure goes over to the settings that are in use now.
+func (s *session) configure() {
+	s.conf = s.node.inUse()
+	s.parser.MaxItem = s.conf.MaxItemSize
+	s.parser.NoFlush = s.conf.DisableFlush
 }
 
 // space returns where the next received bytes go.
@@ -171,6 +178,9 @@ func (s *session) step(now time.Time) want {
 		return wantInput
 	}
 	s.turn = now
+	if s.conf != s.node.inUse() {
+		s.configure()
+	}
 	if s.asked != askedNothing {
 		s.answered()
 	}

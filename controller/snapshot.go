@@ -84,8 +84,8 @@ func closeSaves(saves []*replica.Save) {
 func (n *Node) barrier(ctx context.Context, sh *shard) error {
 	passed := make(chan struct{})
 	c := &attune.Call{Ctx: ctx, Done: func() { close(passed) }}
-	if n.cfg.OpTimeout > 0 {
-		c.Deadline = time.Now().Add(n.cfg.OpTimeout)
+	if n.inUse().OpTimeout > 0 {
+		c.Deadline = time.Now().Add(n.inUse().OpTimeout)
 	}
 	if sh.engine.Barrier(c) {
 		return c.Err

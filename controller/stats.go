@@ -100,7 +100,7 @@ func (n *Node) generalStats(emit func(string, any)) {
 	user, system := rusage()
 	emit("rusage_user", user)
 	emit("rusage_system", system)
-	emit("max_connections", n.cfg.MaxConns)
+	emit("max_connections", n.inUse().MaxConns)
 	emit("curr_connections", n.curConns.Load())
 	emit("total_connections", n.totalConns.Load())
 	emit("rejected_connections", n.rejectedConns.Load())
@@ -112,7 +112,7 @@ func (n *Node) generalStats(emit func(string, any)) {
 	emit("get_flushed", 0) // a flushed item is a plain miss
 	emit("auth_cmds", 0)
 	emit("auth_errors", 0)
-	emit("limit_maxbytes", n.cfg.MemoryLimit)
+	emit("limit_maxbytes", n.inUse().MemoryLimit)
 	accepting := 1
 	if n.draining.Load() {
 		accepting = 0
@@ -142,8 +142,8 @@ func (n *Node) settingStats(emit func(string, any)) {
 		}
 		return "no"
 	}
-	emit("maxbytes", n.cfg.MemoryLimit)
-	emit("maxconns", n.cfg.MaxConns)
+	emit("maxbytes", n.inUse().MemoryLimit)
+	emit("maxconns", n.inUse().MaxConns)
 	for _, a := range n.Addrs() {
 		if network, address := splitAddr(a); network == "unix" {
 			emit("domain_socket", address)
@@ -158,20 +158,20 @@ func (n *Node) settingStats(emit func(string, any)) {
 	emit("binding_protocol", "auto-negotiate")
 	emit("auth_enabled_sasl", "no")
 	emit("auth_enabled_ascii", "no")
-	emit("item_size_max", n.cfg.MaxItemSize)
+	emit("item_size_max", n.inUse().MaxItemSize)
 	emit("maxconns_fast", "yes")
-	emit("flush_enabled", yes(!n.cfg.DisableFlush))
-	emit("shutdown_command", yes(n.cfg.EnableShutdown))
+	emit("flush_enabled", yes(!n.inUse().DisableFlush))
+	emit("shutdown_command", yes(n.inUse().EnableShutdown))
 	emit("dump_enabled", "yes")
 	emit("hash_algorithm", "xxh3")
-	emit("idle_timeout", int64(n.cfg.IdleTimeout/time.Second))
+	emit("idle_timeout", int64(n.inUse().IdleTimeout/time.Second))
 	emit("consistency", n.cfg.Level)
-	emit("backend", n.Backend())
+	emit("backend", n.inUse().Backend)
 	if n.remote() {
-		emit("hot_cache", n.cfg.HotCache)
+		emit("hot_cache", n.inUse().HotCache)
 	}
-	emit("op_timeout", n.cfg.OpTimeout)
-	emit("drain_timeout", n.cfg.DrainTimeout)
+	emit("op_timeout", n.inUse().OpTimeout)
+	emit("drain_timeout", n.inUse().DrainTimeout)
 	emit("name", n.cfg.Name)
 	if n.cluster.Load() == nil {
 		return
@@ -184,9 +184,9 @@ func (n *Node) settingStats(emit func(string, any)) {
 	emit("data_dir", orNone(n.cfg.DataDir))
 	emit("sync", n.cfg.Sync)
 	if _, ok := n.gossiping(); ok {
-		emit("write_acks", acksOf(n.cfg.WriteAcks))
-		emit("max_skew", n.cfg.MaxSkew)
-		emit("tombstone_max_age", n.cfg.TombstoneMaxAge)
+		emit("write_acks", acksOf(n.inUse().WriteAcks))
+		emit("max_skew", n.inUse().MaxSkew)
+		emit("tombstone_max_age", n.inUse().TombstoneMaxAge)
 	}
 }
 
@@ -378,7 +378,7 @@ func appendMetadump(dst, key []byte, it *attune.Item) []byte {
 // shutdown stops the node if clients may.
 func (s *session) shutdown(r *protocol.Request) {
 	n := s.node
-	if !n.cfg.EnableShutdown {
+	if !n.inUse().EnableShutdown {
 		s.out.grew(r.AppendText(s.out.buf, "SERVER_ERROR: shutdown not enabled"))
 		return
 	}

@@ -148,7 +148,7 @@ func (n *Node) view() nodeView {
 		Name: n.cfg.Name, Version: n.cfg.Version, Level: n.cfg.Level.String(),
 		Now: now.UnixMilli(), Uptime: int64(now.Sub(n.started) / time.Second),
 		Listen: n.cfg.Listen, Connections: n.curConns.Load(),
-		MemoryLimit: n.cfg.MemoryLimit, Backend: n.Backend(), Events: n.events.list(),
+		MemoryLimit: n.inUse().MemoryLimit, Backend: n.inUse().Backend, Events: n.events.list(),
 	}
 	if err := n.Ready(); err != nil {
 		v.Health = err.Error()

@@ -114,12 +114,12 @@ func TestPersistedValueStaysHot(t *testing.T) {
 				}
 			}
 		}
-		if rec, ok := r.hot.get(key.Hash); !ok || string(rec.Value) != value {
+		if rec, ok := r.hot.Load().get(key.Hash); !ok || string(rec.Value) != value {
 			t.Errorf("hot is %q (%v), want %q", rec.Value, ok, value)
 		}
 	}
 	persist(4, "")
-	if rec, ok := r.hot.get(key.Hash); ok {
+	if rec, ok := r.hot.Load().get(key.Hash); ok {
 		t.Errorf("deleted, and %q takes its room", rec.Value)
 	}
 }

@@ -26,14 +26,30 @@ type pass struct {
 	pos     uint32 // entries at and above it were looked at in this round
 }
 
+// Resize sets Options.MemoryLimit and HotCache anew. Over a smaller limit, the engine
+// evicts as ever; a smaller cache lets go at once. Calls must not overlap.
+func (r *Replica) Resize(memoryLimit, hotCache int64) {
+	r.limit.Store(memoryLimit)
+	switch h := r.hot.Load(); {
+	case r.memory != nil: // every value is at hand
+	case h == nil || hotCache <= 0:
+		r.hot.Store(newHot(hotCache))
+	default:
+		h.resize(hotCache)
+	}
+}
+
 // Over reports whether index and bytes together exceed the memory limit. Entries of
 // the dead do not count: no eviction would make room by adding one, and their number
 // has a bound of its own.
-func (r *Replica) Over() bool { return r.limit > 0 && r.usage() > r.limit }
+func (r *Replica) Over() bool {
+	limit := r.limit.Load()
+	return limit > 0 && r.usage() > limit
+}
 
 // Excess is by how many bytes they exceed it, negative if they do not. Without a
 // limit it means nothing.
-func (r *Replica) Excess() int64 { return r.usage() - r.limit }
+func (r *Replica) Excess() int64 { return r.usage() - r.limit.Load() }
 
 func (r *Replica) usage() int64 {
 	n := r.index.Load() - r.bare.Load()*int64(unsafe.Sizeof(entry{}))
@@ -46,7 +62,8 @@ func (r *Replica) usage() int64 {
 // Fits reports whether an item of n bytes, key and value, could be kept if
 // everything else were evicted. Engines ask before they evict everything else.
 func (r *Replica) Fits(n int) bool {
-	return r.limit == 0 || r.memory == nil || int64(n) <= r.limit
+	limit := r.limit.Load()
+	return limit == 0 || r.memory == nil || int64(n) <= limit
 }
 
 // Takes says whether the backend would take a value of size bytes, before it is

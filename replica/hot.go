@@ -28,7 +28,7 @@ const (
 // goroutine, and nothing to close.
 type hot struct {
 	cache   *otter.Cache[attune.KeyHash, kvadapter.Record]
-	most    int // bytes of a value
+	most    atomic.Int64 // bytes of a value
 	evicted evictions
 }
 
@@ -46,7 +46,8 @@ func newHot(bytes int64) *hot {
 	if bytes <= 0 {
 		return nil
 	}
-	h := &hot{most: int(bytes / hotShare)}
+	h := new(hot)
+	h.most.Store(bytes / hotShare)
 	h.cache = otter.Must(&otter.Options[attune.KeyHash, kvadapter.Record]{
 		MaximumWeight: uint64(bytes),
 		Weigher: func(_ attune.KeyHash, rec kvadapter.Record) uint32 {
@@ -56,6 +57,12 @@ func newHot(bytes int64) *hot {
 		StatsRecorder: &h.evicted,
 	})
 	return h
+}
+
+// resize makes the cache larger or smaller; what is in it stays, if there is room.
+func (h *hot) resize(bytes int64) {
+	h.most.Store(bytes / hotShare)
+	h.cache.SetMaximum(uint64(bytes))
 }
 
 // get returns what is kept for a key, of whatever version.
@@ -69,7 +76,7 @@ func (h *hot) get(key attune.KeyHash) (kvadapter.Record, bool) {
 // add offers a record to the cache. A Value shorter than [kvadapter.Large] is
 // copied, as it may be part of something larger.
 func (h *hot) add(key attune.KeyHash, rec kvadapter.Record) {
-	if h == nil || len(rec.Value) > h.most {
+	if h == nil || int64(len(rec.Value)) > h.most.Load() {
 		return
 	}
 	if len(rec.Value) < kvadapter.Large {
@@ -84,7 +91,7 @@ func (h *hot) replace(key attune.KeyHash, rec kvadapter.Record) {
 	if h == nil {
 		return
 	}
-	if len(rec.Value) > h.most {
+	if int64(len(rec.Value)) > h.most.Load() {
 		h.drop(key)
 		return
 	}

@@ -120,7 +120,7 @@ func TestHotBytesOfAnotherVersionAreNoAnswer(t *testing.T) {
 			b.read(t, r, key, "one")
 			want := become(r, key)
 			// A reader that was slow adds what it found long ago.
-			r.hot.add(key.Hash, one)
+			r.hot.Load().add(key.Hash, one)
 			for range 3 {
 				b.read(t, r, key, want)
 			}
@@ -136,7 +136,7 @@ func TestHotBytesOfAnotherGenerationOrSizeAreNoAnswer(t *testing.T) {
 		r, b := openHot(1 << 20)
 		key := keyOf(r, "k")
 		mustApply(t, r, put(key, 1, "one"))
-		r.hot.add(key.Hash, rec)
+		r.hot.Load().add(key.Hash, rec)
 		if b.read(t, r, key, "one") != 1 {
 			t.Errorf("%v: the store was not asked", rec)
 		}
@@ -158,7 +158,7 @@ func TestHotCacheKeepsItsBound(t *testing.T) {
 	for range 3 {
 		for _, key := range keys {
 			b.read(t, r, key, strings.Repeat("v", 100))
-			if st := r.hot.cache.WeightedSize(); st > bound {
+			if st := r.hot.Load().cache.WeightedSize(); st > bound {
 				t.Fatalf("%d bytes, want %d at most", st, bound)
 			}
 		}
@@ -179,7 +179,7 @@ func TestHotCacheKeepsItsBound(t *testing.T) {
 	if b.read(t, r, key, large) != 1 {
 		t.Error("a value of more than its share is hot")
 	}
-	if _, kept := r.hot.get(key.Hash); kept {
+	if _, kept := r.hot.Load().get(key.Hash); kept {
 		t.Error("the bytes it replaced are kept")
 	}
 }
@@ -295,7 +295,7 @@ func TestHereAnswersWhatTheIndexNames(t *testing.T) {
 	}
 	mustApply(t, r, put(key, 3, "new")) // replaces what is hot
 	here(two, true, "new", nil)
-	r.hot.drop(key.Hash)
+	r.hot.Load().drop(key.Hash)
 	b.forget(key.Hash)
 	here(bring(), true, "", ErrGone)
 	failed := new(Got)

@@ -67,9 +67,9 @@ type Options struct {
 // Replica is one node's copy of a shard. Its methods may be called concurrently.
 type Replica struct {
 	backend kvadapter.Backend
-	memory  kvadapter.Memory // backend, if it is one; else nil
-	hot     *hot             // nil for none
-	limit   int64
+	memory  kvadapter.Memory    // backend, if it is one; else nil
+	hot     atomic.Pointer[hot] // nil for none
+	limit   atomic.Int64
 	gen     uint32
 	seed    uint64
 	tombs   bool // Options.Tombstones
@@ -104,13 +104,12 @@ type Replica struct {
 // Open returns an empty Replica over o.Backend. It starts nothing.
 func Open(o Options) *Replica {
 	r := &Replica{
-		backend: o.Backend, limit: o.MemoryLimit, gen: o.Gen, seed: o.Seed, tombs: o.Tombstones,
+		backend: o.Backend, gen: o.Gen, seed: o.Seed, tombs: o.Tombstones,
 		start: time.Now(),
 	}
 	r.began = max(r.start.UnixMilli(), epoch)
-	if r.memory, _ = o.Backend.(kvadapter.Memory); r.memory == nil {
-		r.hot = newHot(o.HotCache)
-	}
+	r.memory, _ = o.Backend.(kvadapter.Memory)
+	r.Resize(o.MemoryLimit, o.HotCache)
 	r.durable.init(o.Backend)
 	r.bounded, _ = o.Backend.(kvadapter.Bounded)
 	total := int64(unsafe.Sizeof(*r))
@@ -275,7 +274,7 @@ func (r *Replica) Here(key attune.Key, got *Got, bump bool) (it attune.Item, ok 
 		it.Value = notNil(got.rec.Value)
 		s.hotMisses++
 		if bump && it.Fetched {
-			r.hot.add(key.Hash, got.rec)
+			r.hot.Load().add(key.Hash, got.rec)
 		}
 	case got.stored != it.Stored:
 		return it, false, nil
@@ -293,7 +292,7 @@ func (r *Replica) Here(key attune.Key, got *Got, bump bool) (it attune.Item, ok 
 
 // isHot sets it's Value if it is among the hot ones.
 func (r *Replica) isHot(it *attune.Item, h attune.KeyHash) bool {
-	rec, ok := r.hot.get(h)
+	rec, ok := r.hot.Load().get(h)
 	if ok = ok && r.wrote(it, &rec); ok {
 		it.Value = notNil(rec.Value)
 	}

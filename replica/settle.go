@@ -148,9 +148,9 @@ func (r *Replica) disown(s *segment, st *staged) {
 	}
 	delete(s.stage, st.key.Hash)
 	if st.delete {
-		r.hot.drop(st.key.Hash)
+		r.hot.Load().drop(st.key.Hash)
 	} else {
-		r.hot.replace(st.key.Hash, st.rec)
+		r.hot.Load().replace(st.key.Hash, st.rec)
 	}
 }
 

@@ -58,8 +58,8 @@ type Stats struct {
 
 // Stats adds up the figures. They are not of one moment.
 func (r *Replica) Stats() Stats {
-	st := Stats{Items: r.items.Load(), Tombstones: r.bare.Load(), IndexBytes: r.index.Load(), UsedBytes: r.usage(), Limit: r.limit}
-	st.HotBytes, st.HotEvicted = r.hot.size(), r.hot.evictions()
+	st := Stats{Items: r.items.Load(), Tombstones: r.bare.Load(), IndexBytes: r.index.Load(), UsedBytes: r.usage(), Limit: r.limit.Load()}
+	st.HotBytes, st.HotEvicted = r.hot.Load().size(), r.hot.Load().evictions()
 	for i := range r.segs {
 		s := &r.segs[i]
 		s.mu.Lock()

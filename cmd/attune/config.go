@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -27,6 +28,9 @@ type settings struct {
 	logLevel  zapcore.Level
 	logFormat string            // auto, console or json
 	values    map[string]string // of every setting, as it was written
+	from      map[string]string // where that is: a flag, a variable, a line of the file, or default
+	file      string            // empty for none
+	raw       []byte            // what is in it
 }
 
 // setting is one thing an operator may choose. The same key is a flag, a line of
@@ -45,7 +49,7 @@ var allSettings = []setting{
 		func(s *settings, v string) error { s.Name = v; return nil }},
 	{"listen", "127.0.0.1:8000", "memcache addresses, comma-separated: host:port or unix:/path",
 		func(s *settings, v string) error { s.Listen = list(v); return nil }},
-	{"admin", "127.0.0.1:9090", "HTTP address of the web page (/), /api/cluster /api/node /healthz /readyz /metrics /loglevel /recover /snapshot; off for none",
+	{"admin", "127.0.0.1:9090", "HTTP address of the web page (/), /api/cluster /api/node /healthz /readyz /metrics /loglevel /config /recover /snapshot; off for none",
 		func(s *settings, v string) error {
 			if s.Admin = v; v == "off" {
 				s.Admin = ""
@@ -189,7 +193,7 @@ func addFlags(fs *pflag.FlagSet) {
 // load resolves every setting: flag before environment before file before
 // default. An error names the flag, variable, or file and line it is about.
 func load(fs *pflag.FlagSet, environ []string) (settings, error) {
-	s := settings{Config: controller.Default(), values: make(map[string]string)}
+	s := settings{Config: controller.Default(), values: make(map[string]string), from: make(map[string]string)}
 	codecs := viper.NewCodecRegistry()
 	if err := codecs.RegisterCodec("ini", iniCodec{}); err != nil {
 		return s, err
@@ -203,17 +207,16 @@ func load(fs *pflag.FlagSet, environ []string) (settings, error) {
 	}
 	var lines map[string]int
 	file := v.GetString("config")
-	if file != "" {
-		raw, err := os.ReadFile(file)
-		if err != nil {
+	if s.file = file; file != "" {
+		var err error
+		if s.raw, err = os.ReadFile(file); err != nil {
 			return s, fmt.Errorf("config: %w", err)
 		}
-		if lines, err = keyLines(file, raw); err != nil {
+		if lines, err = keyLines(file, s.raw); err != nil {
 			return s, err
 		}
-		v.SetConfigFile(file)
 		v.SetConfigType("ini")
-		if err := v.ReadInConfig(); err != nil {
+		if err := v.ReadConfig(bytes.NewReader(s.raw)); err != nil {
 			return s, fmt.Errorf("%s: %w", file, err)
 		}
 	}
@@ -223,29 +226,42 @@ func load(fs *pflag.FlagSet, environ []string) (settings, error) {
 	}
 	for _, st := range allSettings {
 		s.values[st.key] = strings.TrimSpace(v.GetString(st.key))
+		s.from[st.key] = origin(st.key, fs, env, file, lines)
 		if err := st.set(&s, s.values[st.key]); err != nil {
-			return s, fmt.Errorf("%s: %w", source(st.key, fs, env, file, lines), err)
+			return s, fmt.Errorf("%s: %w", s.source(st.key), err)
 		}
 	}
 	if err := s.Validate(); err != nil {
 		// Validate names the setting; say where it came from, too.
 		key, rest, _ := strings.Cut(err.Error(), ": ")
-		return s, fmt.Errorf("%s: %s", source(key, fs, env, file, lines), rest)
+		return s, fmt.Errorf("%s: %s", s.source(key), rest)
 	}
 	return s, nil
 }
 
-// source says where the value of key came from.
-func source(key string, fs *pflag.FlagSet, env map[string]bool, file string, lines map[string]int) string {
+// source says where the value of key came from, for an error about it.
+func (s *settings) source(key string) string {
+	switch from := s.from[key]; {
+	case from == "default":
+		return "--" + key + " (default)"
+	case s.file != "" && strings.HasPrefix(from, s.file+":"):
+		return from + ": " + key
+	default:
+		return from
+	}
+}
+
+// origin says where the value of key came from.
+func origin(key string, fs *pflag.FlagSet, env map[string]bool, file string, lines map[string]int) string {
 	switch {
 	case fs.Changed(key):
 		return "--" + key
 	case env[envName(key)]:
 		return envName(key)
 	case lines[key] > 0:
-		return fmt.Sprintf("%s:%d: %s", file, lines[key], key)
+		return fmt.Sprintf("%s:%d", file, lines[key])
 	}
-	return "--" + key + " (default)"
+	return "default"
 }
 
 func envName(key string) string {

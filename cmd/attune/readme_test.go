@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,13 +32,17 @@ func TestReadmeTable(t *testing.T) {
 		t.Fatalf("%s has no lines %q and %q", path, begin, end)
 	}
 	var want strings.Builder
-	want.WriteString("| setting | default | meaning |\n|---|---|---|\n")
+	want.WriteString("| setting | default | reload | meaning |\n|---|---|---|---|\n")
 	for _, st := range allSettings {
 		value := "none"
 		if st.value != "" {
 			value = "`" + st.value + "`"
 		}
-		fmt.Fprintf(&want, "| `%s` | %s | %s |\n", st.key, value, st.usage)
+		reloads := ""
+		if slices.Contains(reloadable, st.key) {
+			reloads = "yes"
+		}
+		fmt.Fprintf(&want, "| `%s` | %s | %s | %s |\n", st.key, value, reloads, st.usage)
 	}
 	if have == want.String() {
 		return

@@ -74,7 +74,7 @@ func TestReload(t *testing.T) {
 
 	p.reload(t, path, on(one, two), "settings reloaded", two.Addr)
 	has(c)
-	p.reload(t, path, on(two), "settings reloaded", "backend = memcached://"+two.Addr)
+	p.reload(t, path, on(two), "settings reloaded", "-> memcached://"+two.Addr)
 	one.Kill()
 	has(c)
 
@@ -82,10 +82,10 @@ func TestReload(t *testing.T) {
 	p.reload(t, path, "backend = memcached://"+two.Addr+"?timout=1s\nlog-level = debug\n", "not reloaded", "unknown option timout")
 	p.reload(t, path, "backend = embedded\nlog-level = debug\n", "not reloaded", "restart")
 	p.reload(t, path, on(two)+"max-conn = 5\n", "not reloaded", "max-conns")
-	p.reload(t, path, on(two)+"max-conns = 5\n", "take a restart", "max-conns = 5")
+	p.reload(t, path, on(two)+"threads = 5\n", "take a restart", "threads 0 -> 5")
 	has(c)
-	p.reload(t, path, on(two)+"max-conns = 5\nlog-level = warn\n", "take a restart", "max-conns = 5")
-	p.reload(t, path, on(two)+"max-conns = 5\nlog-level = info\n", "settings reloaded", "log-level = info")
+	p.reload(t, path, on(two)+"threads = 5\nlog-level = warn\n", "take a restart", "threads 0 -> 5")
+	p.reload(t, path, on(two)+"threads = 5\nlog-level = info\n", "settings reloaded", "log-level warn -> info")
 	has(c)
 	p.signal(t, syscall.SIGTERM)
 	if code := p.wait(t); code != 0 {
@@ -97,9 +97,9 @@ func TestReload(t *testing.T) {
 func TestReloadWithoutServers(t *testing.T) {
 	path := file(t, "log-level = info\n")
 	p := startServe(t, "--config", path)
-	p.reload(t, path, "log-level = debug\n", "settings reloaded", "log-level = debug")
+	p.reload(t, path, "log-level = debug\n", "settings reloaded", "log-level info -> debug")
 	p.reload(t, path, "backend = memcached://127.0.0.1:1\n", "not reloaded", "restart")
-	p.reload(t, path, "", "settings reloaded", "log-level = info")
+	p.reload(t, path, "", "settings reloaded", "log-level debug -> info")
 	c := dial(t, "tcp", p.addr)
 	c.send("set k 0 0 1\r\nv\r\n")
 	c.expect("STORED\r\n")

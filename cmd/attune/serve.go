@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,9 +34,11 @@ environment, which overrides the file, which overrides the default.
 SIGTERM or Ctrl-C drains: the controller accepts no more connections, answers
 what it received, and exits; a second signal exits at once.
 
-SIGHUP reads the --config file again. The servers and options of a memcached
-backend and the log level change at once; for the others the log says that they
-take a restart.`,
+When the --config file changes, or on SIGHUP, it is read again. What can change
+while a controller runs does: limits, timeouts, the log level, the servers and
+options of a memcached backend. For the rest the log says that they take a
+restart, and if anything in the file makes no sense, nothing changes. GET /config
+on the admin address shows what is in use.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			read := func() (settings, error) { return load(cmd.Flags(), os.Environ()) }
@@ -60,11 +65,21 @@ func serve(s settings, read func() (settings, error)) error {
 	hangups := make(chan os.Signal, 1) // one that comes while one waits is the same
 	signal.Notify(hangups, syscall.SIGHUP)
 
+	edits, stop := make(chan []byte), make(chan struct{})
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer close(stop)
+	if s.file != "" {
+		w := watched{path: s.file, was: s.raw}
+		watching.Go(func() { w.run(edits, stop) })
+	}
+
 	level := zap.NewAtomicLevelAt(s.logLevel)
 	s.Log = newLogger(s.logFormat, level)
 	defer func() { _ = s.Log.Sync() }() // a terminal cannot sync, and says so
 	s.LogLevel = &level
 	s.Version = release()
+	s.Settings = s.shown(&s)
 
 	limitHeap(s.MemoryLimit, !s.Alone())
 
@@ -78,6 +93,10 @@ func serve(s settings, read func() (settings, error)) error {
 		select {
 		case <-hangups:
 			s, stopping = reload(node, s, read), false
+		case raw := <-edits:
+			if stopping = false; !bytes.Equal(raw, s.raw) { // else SIGHUP was faster
+				s = reload(node, s, read)
+			}
 		case sig := <-signals:
 			s.Log.Info("stopping; the same signal again exits at once", zap.Stringer("signal", sig))
 		case <-node.ShutdownAsked():
@@ -139,7 +158,11 @@ func open(cfg controller.Config, signals <-chan os.Signal) (*controller.Node, er
 // live values, a tenth for what surrounds them, and room for connections, or for
 // those and what is kept for other controllers. GOMEMLIMIT overrides it.
 func limitHeap(limit int64, peers bool) {
-	if limit == 0 || os.Getenv("GOMEMLIMIT") != "" {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	if limit == 0 {
+		debug.SetMemoryLimit(math.MaxInt64)
 		return
 	}
 	room := int64(64 << 20)

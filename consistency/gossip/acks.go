@@ -3,6 +3,7 @@ package gossip
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/attunekv/attune"
@@ -14,7 +15,7 @@ var errSlowDisk = errors.New("the change took effect here, and was not written t
 
 // acks are the Calls that wait until other members have what they wrote.
 type acks struct {
-	want  int // members that must have a change, this one included; 0 and 1 are this one
+	want  atomic.Int64 // members that must have a change, this one included; 0 and 1 are this one
 	queue []ack
 	ended bool // by close: nobody would answer
 }
@@ -31,7 +32,7 @@ func (a *acks) waiting() bool { return len(a.queue) > 0 }
 // await has c answered when enough members have what was written here so far. It
 // reports false if they have already, or none need to.
 func (k *core) await(c *attune.Call) bool {
-	if k.acks.want <= 1 && !k.durable() {
+	if k.acks.want.Load() <= 1 && !k.durable() {
 		return false
 	}
 	k.mu.Lock()
@@ -51,7 +52,8 @@ func (k *core) await(c *attune.Call) bool {
 // confirmed is up to where enough members have the changes of this origin, and the
 // journal does.
 func (k *core) confirmed() uint64 {
-	if k.acks.want <= 1 {
+	want := int(k.acks.want.Load())
+	if want <= 1 {
 		return k.own.told
 	}
 	var seqs []uint64
@@ -60,8 +62,8 @@ func (k *core) confirmed() uint64 {
 			seqs = append(seqs, p.vv[k.id].seq)
 		}
 	}
-	n := min(k.acks.want-1, len(seqs))
-	if n < k.acks.want-1 && k.acks.want != All {
+	n := min(want-1, len(seqs))
+	if n < want-1 && want != All {
 		return 0 // there are not as many
 	}
 	seq := k.own.told
@@ -94,7 +96,7 @@ func (a *acks) heard(k *core) {
 // expire fails those whose time is up.
 func (a *acks) expire(now time.Time) {
 	err := errAcks
-	if a.want <= 1 {
+	if a.want.Load() <= 1 {
 		err = errSlowDisk
 	}
 	kept := a.queue[:0]

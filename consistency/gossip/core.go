@@ -37,7 +37,6 @@ const (
 type core struct {
 	id      uint64 // the origin of what is written here: names this memory, never reused
 	causal  bool
-	maxSkew time.Duration
 	replica *replica.Replica
 	clock   *clock
 	world   world
@@ -48,13 +47,14 @@ type core struct {
 
 	skewed atomic.Bool // its clock is off: it must not write
 
-	mu     sync.Mutex // guards the rest
-	vv     map[uint64]*progress
-	own    *progress // vv[id]
-	hash   uint64    // of vv, as digests tell it
-	ring   ring
-	sketch *sketch.Sketch
-	peers  map[uint64]*peer
+	mu      sync.Mutex // guards the rest
+	maxSkew time.Duration
+	vv      map[uint64]*progress
+	own     *progress // vv[id]
+	hash    uint64    // of vv, as digests tell it
+	ring    ring
+	sketch  *sketch.Sketch
+	peers   map[uint64]*peer
 	// left are those that took their leave. They are no members any more: nobody need
 	// remember the dead for them. Who comes back is behind; see cutter.
 	left map[uint64]bool

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -77,7 +78,7 @@ const All = math.MaxInt
 type Engine struct {
 	o       Options
 	replica *replica.Replica
-	maxItem int
+	maxItem atomic.Int64
 	clock   *clock
 	core    *core         // nil alone
 	ready   chan struct{} // closed when the level is first served
@@ -101,8 +102,9 @@ type Engine struct {
 // have. Ending ctx gives up.
 func Open(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{
-		o: o, maxItem: o.MaxItem, ready: make(chan struct{}), stop: make(chan struct{}),
+		o: o, ready: make(chan struct{}), stop: make(chan struct{}),
 	}
+	e.maxItem.Store(int64(o.MaxItem))
 	e.flush.changed = make(chan struct{}, 1)
 	e.scratches.New = func() any { return &scratch{built: make([]byte, 0, builtSize)} }
 	start := time.Now()
@@ -121,6 +123,29 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	}
 	e.running.Go(e.sweep)
 	return e, nil
+}
+
+// Tuning is what of the Options may change while the engine runs.
+type Tuning struct {
+	MaxItem                  int
+	RepairRate               int64
+	WriteAcks                int
+	MaxSkew, TombstoneMaxAge time.Duration
+}
+
+// Tune goes over to t. Who waits for others already is answered by what holds now.
+func (e *Engine) Tune(t Tuning) {
+	e.maxItem.Store(int64(t.MaxItem))
+	if e.core == nil {
+		return
+	}
+	e.filler.SetRate(t.RepairRate)
+	k := e.core
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.maxSkew, k.cut.maxAge = t.MaxSkew, t.TombstoneMaxAge
+	k.acks.want.Store(int64(t.WriteAcks))
+	k.acks.heard(k)
 }
 
 // Now is the clock that expiry goes by, in unix milliseconds: the wall clock at

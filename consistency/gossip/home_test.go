@@ -355,7 +355,7 @@ func TestHomesWaitForAcknowledgements(t *testing.T) {
 	bothLevels(t, 3, func(t *testing.T, s *homeNet) {
 		for _, x := range s.nodes {
 			x.core.mu.Lock()
-			x.core.acks.want = All
+			x.core.acks.want.Store(All)
 			x.core.mu.Unlock()
 		}
 		key := s.keyOf(2)

@@ -132,7 +132,8 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	}
 	e.clock = newClock(id, start.Add(e.o.skew).UnixMilli(), mono)
 	k := newCore(id, e.o.Causal, e.replica, e.clock, e, e.log)
-	k.maxSkew, k.synced, k.acks.want = e.o.MaxSkew, founded, e.o.WriteAcks
+	k.maxSkew, k.synced = e.o.MaxSkew, founded
+	k.acks.want.Store(int64(e.o.WriteAcks))
 	k.cut.maxAge = e.o.TombstoneMaxAge
 	e.stage = repair.NewStager(e.replica, e.log)
 	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.others)

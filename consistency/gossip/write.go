@@ -125,7 +125,7 @@ func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *s
 		if c.None() {
 			return
 		}
-		if e.maxItem > 0 && c.Item.Size > e.maxItem {
+		if most := e.maxItem.Load(); most > 0 && int64(c.Item.Size) > most {
 			// Only an append can grow past what a client may send; memcached says
 			// no more than this, either.
 			*res = attune.Result{Status: attune.NotStored}

@@ -177,6 +177,12 @@ func (e *Engine) post(fn func()) {
 	e.wakeLocked()
 }
 
+// Tune sets MaxItem and RepairRate of the Options anew.
+func (e *Engine) Tune(maxItem int, repairRate int64) {
+	e.filler.SetRate(repairRate)
+	e.post(func() { e.core.maxItem = maxItem })
+}
+
 // frame takes what a peer sent.
 func (e *Engine) frame(from uint64, kind byte, body []byte) {
 	e.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -42,7 +43,7 @@ type Filler struct {
 	cluster *cluster.Cluster
 	replica *replica.Replica
 	peers   func() []cluster.Member
-	rate    int64
+	rate    atomic.Int64
 	every   time.Duration // fillEvery
 	log     *zap.Logger
 
@@ -63,11 +64,15 @@ type FillStatus struct {
 // NewFiller begins to answer the others, and sees to the store here once it is
 // [Filler.Run]. rate is how many bytes are fetched in a second, 0 for no limit.
 func NewFiller(c *cluster.Cluster, r *replica.Replica, peers func() []cluster.Member, rate int64, log *zap.Logger) *Filler {
-	f := &Filler{cluster: c, replica: r, peers: peers, rate: rate, every: fillEvery, log: log}
+	f := &Filler{cluster: c, replica: r, peers: peers, every: fillEvery, log: log}
+	f.SetRate(rate)
 	c.HandleStream(streamKeys, f.serveKeys)
 	c.HandleStream(streamValues, f.serveValues)
 	return f
 }
+
+// SetRate sets the rate of what is fetched from now on.
+func (f *Filler) SetRate(rate int64) { f.rate.Store(rate) }
 
 // Status tells how far it is.
 func (f *Filler) Status() FillStatus {
@@ -232,7 +237,7 @@ func (f *Filler) fetch(ctx context.Context, from uint64, keys []attune.Key) (n i
 		return 0, err
 	}
 	defer stream.Close()
-	return f.replica.Import(ctx, Paced(ctx, stream, f.rate))
+	return f.replica.Import(ctx, Paced(ctx, stream, f.rate.Load()))
 }
 
 func (f *Filler) serveKeys(ctx context.Context, _ uint64, _ []byte, w io.Writer) error {
