@@ -177,5 +177,12 @@ func (g Gossiping) Fatal() <-chan error { return g.e.Fatal() }
 // Repairs tells how the store outside this process is.
 func (g Gossiping) Repairs() RepairStatus { return g.e.Repairs() }
 
+// Home is the name of the controller that decides ops on a key which look at what is
+// there first.
+func (g Gossiping) Home(key attune.KeyHash) string { return g.e.Home(key) }
+
+// Origin is the name of the controller that issued a version; "" if that is not known.
+func (g Gossiping) Origin(v attune.Version) string { return g.e.Origin(v) }
+
 // Status tells how this member and the others are.
 func (g Gossiping) Status() GossipStatus { return g.e.Status() }

@@ -17,15 +17,14 @@ import (
 )
 
 // adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /recover,
-// /snapshot, and /debug/pprof when asked for.
+// /snapshot, /explain, /watch, and /debug/pprof when asked for.
 type adminServer struct {
 	ln   net.Listener
 	http *http.Server
 	done chan struct{} // closed when Serve returned
-	// sending is held for reading by who sends a snapshot, as that needs the replica;
-	// it guards closed.
-	sending sync.RWMutex
-	closed  bool
+	// using is held for reading by who needs the replica; it guards closed.
+	using  sync.RWMutex
+	closed bool
 }
 
 func (n *Node) openAdmin(context.Context) error {
@@ -68,13 +67,19 @@ func (n *Node) openAdmin(context.Context) error {
 		}
 	}
 	mux.HandleFunc("GET /metrics", whenEngine(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
-	mux.HandleFunc("GET /snapshot", whenEngine(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.sending.RLock()
-		defer a.sending.RUnlock()
-		if !a.closed { // else the connection is, too
-			n.serveSnapshot(w, r)
-		}
-	})))
+	// Who uses the replica must be done before it is closed.
+	whileOpen := func(serve http.HandlerFunc) http.HandlerFunc {
+		return whenEngine(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			a.using.RLock()
+			defer a.using.RUnlock()
+			if !a.closed { // else the connection is, too
+				serve(w, r)
+			}
+		}))
+	}
+	mux.HandleFunc("GET /snapshot", whileOpen(n.serveSnapshot))
+	mux.HandleFunc("GET /explain", whileOpen(n.serveExplain))
+	mux.HandleFunc("GET /watch", whileOpen(n.serveWatch))
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.
@@ -107,8 +112,8 @@ func (a *adminServer) close() error {
 		err = a.http.Close()
 	}
 	<-a.done
-	a.sending.Lock()
-	defer a.sending.Unlock()
+	a.using.Lock()
+	defer a.using.Unlock()
 	a.closed = true
 	return err
 }

@@ -58,6 +58,7 @@ type Node struct {
 	mu    sync.Mutex
 	conns map[uint64]*connInfo // guarded by mu
 
+	watches       atomic.Int64 // clients of /watch
 	connIDs       atomic.Uint64
 	curConns      atomic.Int64
 	totalConns    atomic.Uint64

@@ -26,7 +26,7 @@ const (
 // Event is a change that took effect on this replica.
 type Event struct {
 	Verb    Verb
-	Key     string // empty where only the hash is known: see [Replica.Watch]
+	Key     string // empty where only the hash is known: see [NewWatch]
 	Hash    attune.KeyHash
 	Version attune.Version // of the change; of what was evicted or expired
 	Size    int            // of the value, in bytes
@@ -35,24 +35,27 @@ type Event struct {
 	Lost    uint64         // how many before it were lost
 }
 
-// Watch is one who watches. It is told everything from Watch to Close, as long as it
-// keeps up.
+// Watch is one who watches. It is told everything from NewWatch to Close, as long as
+// it keeps up.
 type Watch struct {
-	r      *Replica
+	rs     []*Replica
 	prefix string
 	events chan Event
 	lost   atomic.Uint64
 }
 
-// Watch tells of all changes of keys that begin with prefix, and of flushes. Of room
-// many events are kept for who reads slowly; what comes then is lost, and counted.
+// NewWatch tells of all changes in rs of keys that begin with prefix, and of flushes.
+// Of room many events are kept for who reads slowly; what comes then is lost, and
+// counted.
 //
 // Evictions and expiries go by the hash. Their keys are known if the bytes are in
 // this process; else they are told only where prefix is empty, without the key. Not
 // told is what comes with an index from elsewhere ([Replica.Swap]).
-func (r *Replica) Watch(prefix string, room int) *Watch {
-	w := &Watch{r: r, prefix: prefix, events: make(chan Event, room)}
-	r.setWatches(func(all []*Watch) []*Watch { return append(all, w) })
+func NewWatch(prefix string, room int, rs ...*Replica) *Watch {
+	w := &Watch{rs: rs, prefix: prefix, events: make(chan Event, room)}
+	for _, r := range rs {
+		r.setWatches(func(all []*Watch) []*Watch { return append(all, w) })
+	}
 	return w
 }
 
@@ -64,9 +67,11 @@ func (w *Watch) Lost() uint64 { return w.lost.Swap(0) }
 
 // Close ends it. An event may come still.
 func (w *Watch) Close() {
-	w.r.setWatches(func(all []*Watch) []*Watch {
-		return slices.DeleteFunc(all, func(x *Watch) bool { return x == w })
-	})
+	for _, r := range w.rs {
+		r.setWatches(func(all []*Watch) []*Watch {
+			return slices.DeleteFunc(all, func(x *Watch) bool { return x == w })
+		})
+	}
 }
 
 // setWatches changes the list, which is replaced as a whole: those who tell have

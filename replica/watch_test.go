@@ -34,7 +34,7 @@ func wantTold(t *testing.T, w *Watch, want ...string) {
 
 func TestWatchTellsWhatTakesEffect(t *testing.T) {
 	r := Open(Options{Backend: newMemory(), Gen: 1})
-	all, some := r.Watch("", 100), r.Watch("user:", 100)
+	all, some := NewWatch("", 100, r), NewWatch("user:", 100, r)
 	k, other := keyOf(r, "user:1"), keyOf(r, "page")
 	mustApply(t, r, put(k, 10, "v"))
 	mustApply(t, r, put(other, 11, "w"))
@@ -68,7 +68,7 @@ func TestWatchTellsWhatTakesEffect(t *testing.T) {
 
 func TestWatchTellsOfTombstones(t *testing.T) {
 	r := Open(Options{Backend: newMemory(), Gen: 1, Tombstones: true})
-	w := r.Watch("", 100)
+	w := NewWatch("", 100, r)
 	defer w.Close()
 	mustMerge(t, r, whole(r, "a", 10, 10))
 	mustMerge(t, r, deletion(r, "a", 20))
@@ -87,7 +87,7 @@ func TestWatchTellsOfTombstones(t *testing.T) {
 // Where the store does not tell keys, evictions have none.
 func TestWatchBeforeAStoreElsewhere(t *testing.T) {
 	r := Open(Options{Backend: &remote{store: newStore()}, Gen: 1})
-	all, some := r.Watch("", 10), r.Watch("k", 10)
+	all, some := NewWatch("", 10, r), NewWatch("k", 10, r)
 	defer all.Close()
 	defer some.Close()
 	k := keyOf(r, "k")
@@ -99,7 +99,7 @@ func TestWatchBeforeAStoreElsewhere(t *testing.T) {
 
 func TestSlowWatchIsToldWhatItLost(t *testing.T) {
 	r := Open(Options{Backend: newMemory(), Gen: 1})
-	w := r.Watch("", 2)
+	w := NewWatch("", 2, r)
 	defer w.Close()
 	k := keyOf(r, "k")
 	for v := range 7 {
@@ -121,7 +121,7 @@ func TestSlowWatchIsToldWhatItLost(t *testing.T) {
 func TestWatchCountsEverything(t *testing.T) {
 	const writers, each = 4, 2000
 	r := Open(Options{Backend: newMemory(), Gen: 1})
-	w := r.Watch("", 64)
+	w := NewWatch("", 64, r)
 	defer w.Close()
 	var wait sync.WaitGroup
 	for n := range writers {
@@ -132,7 +132,7 @@ func TestWatchCountsEverything(t *testing.T) {
 					t.Error(err)
 				}
 				if v%100 == 0 {
-					r.Watch("x", 1).Close()
+					NewWatch("x", 1, r).Close()
 				}
 			}
 		})
