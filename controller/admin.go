@@ -17,7 +17,7 @@ import (
 )
 
 // adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /recover,
-// /snapshot, /explain, /watch, and /debug/pprof when asked for.
+// /leader/transfer, /leave, /snapshot, /explain, /watch, /trace, and /debug/pprof when asked for.
 type adminServer struct {
 	ln   net.Listener
 	http *http.Server
@@ -80,6 +80,9 @@ func (n *Node) openAdmin(context.Context) error {
 	mux.HandleFunc("GET /snapshot", whileOpen(n.serveSnapshot))
 	mux.HandleFunc("GET /explain", whileOpen(n.serveExplain))
 	mux.HandleFunc("GET /watch", whileOpen(n.serveWatch))
+	mux.HandleFunc("/trace", whileOpen(n.serveTrace))
+	mux.HandleFunc("/leader/transfer", whenEngine(http.HandlerFunc(n.serveTransfer)))
+	mux.HandleFunc("/leave", whenEngine(http.HandlerFunc(n.serveLeave)))
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.

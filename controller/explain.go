@@ -94,7 +94,7 @@ func (n *Node) explain(ctx context.Context, text []byte) *explanation {
 		x.Home = g.Home(key.Hash)
 	}
 	barred, cancel := context.WithTimeoutCause(ctx, explainPatience, errors.New("the level cannot be kept now: its barrier takes too long"))
-	refused := n.barrier(barred, sh)
+	refused := n.barrier(barred, sh, attune.Session{})
 	cancel()
 	own := n.copyOf(ctx, text)
 	x.Copies = append(n.copiesElsewhere(ctx, text), own)

@@ -1,6 +1,10 @@
 package gossip
 
-import "github.com/attunekv/attune"
+import (
+	"errors"
+
+	"github.com/attunekv/attune"
+)
 
 // Home is the name of the member that now decides ops on a key which look at what is
 // there first, such as an incr.
@@ -33,14 +37,30 @@ func (e *Engine) Origin(v attune.Version) string {
 
 // nameOf is a member's name, "" if it is none any more.
 func (e *Engine) nameOf(id uint64) string {
-	k := e.core
-	if id == k.id {
+	if id == e.core.id {
 		return e.o.Node
 	}
+	return e.core.nameOf(id)
+}
+
+func (k *core) nameOf(id uint64) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if p := k.peers[id]; p != nil {
 		return p.name
 	}
 	return ""
+}
+
+// MayLeave says why this member must not leave now; nil if it may.
+func (e *Engine) MayLeave() error {
+	k := e.core
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range k.peers {
+		if p.alive && p.ready {
+			return nil
+		}
+	}
+	return errors.New("no other controller serves: the data would be gone; to stop this one, send SIGTERM")
 }

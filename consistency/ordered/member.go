@@ -171,13 +171,7 @@ func (c *core) retryMembership() {
 
 // handOver makes the voter lead that has most of the log.
 func (c *core) handOver() {
-	var best, match uint64
-	c.raft.WithProgress(func(id uint64, typ raft.ProgressType, pr trackerProgress) {
-		if id != c.id && typ == raft.ProgressTypePeer && pr.RecentActive && pr.Match >= match && c.voter(id) {
-			best, match = id, pr.Match
-		}
-	})
-	if best != 0 {
+	if best := c.best(); best != 0 {
 		c.raft.TransferLeader(best)
 	}
 }
