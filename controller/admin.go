@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,6 +107,14 @@ func (n *Node) openAdmin(context.Context) error {
 }
 
 func (a *adminServer) addr() string { return a.ln.Addr().String() }
+
+// adminStat is the admin address as clients are told: as bound, or unix: and a path.
+func (n *Node) adminStat() string {
+	if strings.HasPrefix(n.cfg.Admin, "unix:") {
+		return n.cfg.Admin
+	}
+	return n.AdminAddr()
+}
 
 func (a *adminServer) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
