@@ -35,4 +35,6 @@ type Call struct {
 	Ops     []Op
 	Res     []Result // of a Write: Res[i] answers Ops[i]; of a Recover: Res[0].Item
 	Err     error    // of a Barrier or a Recover
+
+	Trace *Trace // notes the steps of this Call; nil for nearly all
 }

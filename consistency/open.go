@@ -96,8 +96,18 @@ type Group interface {
 	Status() Status
 	// ForceNewCluster goes on with this replica alone: see attune recover.
 	ForceNewCluster() error
+	// Transfer makes the controller called to lead, or if that is empty one that is up
+	// to date, and returns its name.
+	Transfer(ctx context.Context, to string) (leader string, err error)
 	// Fatal delivers the reason why this controller must stop, should there be one.
 	Fatal() <-chan error
+}
+
+// Leaver is an [Engine] with others.
+type Leaver interface {
+	// LeaveForGood has Close make this controller no member any more, with a data-dir
+	// or without. Errors: why it must not.
+	LeaveForGood() error
 }
 
 // ParseSync checks a value of Options.Sync.
@@ -166,6 +176,8 @@ var (
 	_ Group     = (*ordered.Engine)(nil)
 	_ Engine    = spreading{}
 	_ Engine    = Gossiping{}
+	_ Leaver    = (*ordered.Engine)(nil)
+	_ Leaver    = Gossiping{}
 	_ Repairing = (*ordered.Engine)(nil)
 	_ Repairing = Gossiping{}
 )
@@ -191,6 +203,16 @@ func (g Gossiping) Fatal() <-chan error { return g.e.Fatal() }
 
 // Repairs tells how the store outside this process is.
 func (g Gossiping) Repairs() RepairStatus { return g.e.Repairs() }
+
+// LeaveForGood says why this controller must not leave; it always leaves for good.
+func (g Gossiping) LeaveForGood() error { return g.e.MayLeave() }
+
+// Home is the name of the controller that decides ops on a key which look at what is
+// there first.
+func (g Gossiping) Home(key attune.KeyHash) string { return g.e.Home(key) }
+
+// Origin is the name of the controller that issued a version; "" if that is not known.
+func (g Gossiping) Origin(v attune.Version) string { return g.e.Origin(v) }
 
 // Status tells how this member and the others are.
 func (g Gossiping) Status() GossipStatus { return g.e.Status() }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,16 +18,16 @@ import (
 )
 
 // adminServer is the HTTP side: the page for people at / and its /api, /healthz,
-// /readyz, /metrics, /loglevel, /config, /recover, /snapshot, and /debug/pprof when asked for.
+// /readyz, /metrics, /loglevel, /config, /recover, /leader/transfer, /leave, /snapshot,
+// /explain, /watch, /trace, and /debug/pprof when asked for.
 type adminServer struct {
 	ln    net.Listener
 	http  *http.Server
 	done  chan struct{} // closed when Serve returned
 	peers *peerViews
-	// sending is held for reading by who sends what takes time and needs the replica;
-	// it guards closed.
-	sending sync.RWMutex
-	closed  bool
+	// using is held for reading by who needs the replica; it guards closed.
+	using  sync.RWMutex
+	closed bool
 }
 
 func (n *Node) openAdmin(context.Context) error {
@@ -76,7 +77,13 @@ func (n *Node) openAdmin(context.Context) error {
 		}
 	}
 	mux.HandleFunc("GET /metrics", whenEngine(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
-	mux.HandleFunc("GET /snapshot", whenEngine(a.whileOpen(n.serveSnapshot)))
+	whileOpen := func(serve http.HandlerFunc) http.HandlerFunc { return whenEngine(a.whileOpen(serve)) }
+	mux.HandleFunc("GET /snapshot", whileOpen(n.serveSnapshot))
+	mux.HandleFunc("GET /explain", whileOpen(n.serveExplain))
+	mux.HandleFunc("GET /watch", whileOpen(n.serveWatch))
+	mux.HandleFunc("/trace", whileOpen(n.serveTrace))
+	mux.HandleFunc("/leader/transfer", whenEngine(http.HandlerFunc(n.serveTransfer)))
+	mux.HandleFunc("/leave", whenEngine(http.HandlerFunc(n.serveLeave)))
 	mux.HandleFunc("GET /config", n.serveConfig)
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
@@ -104,8 +111,8 @@ func (n *Node) openAdmin(context.Context) error {
 // whileOpen keeps the engine and the replica there while h runs.
 func (a *adminServer) whileOpen(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		a.sending.RLock()
-		defer a.sending.RUnlock()
+		a.using.RLock()
+		defer a.using.RUnlock()
 		if !a.closed { // else the connection is, too
 			h(w, r)
 		}
@@ -113,6 +120,14 @@ func (a *adminServer) whileOpen(h http.HandlerFunc) http.HandlerFunc {
 }
 
 func (a *adminServer) addr() string { return boundAddr(a.ln) }
+
+// adminStat is the admin address as clients are told: as bound, or unix: and a path.
+func (n *Node) adminStat() string {
+	if strings.HasPrefix(n.cfg.Admin, "unix:") {
+		return n.cfg.Admin
+	}
+	return n.AdminAddr()
+}
 
 func (a *adminServer) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -123,8 +138,8 @@ func (a *adminServer) close() error {
 	}
 	<-a.done
 	a.peers.close()
-	a.sending.Lock()
-	defer a.sending.Unlock()
+	a.using.Lock()
+	defer a.using.Unlock()
 	a.closed = true
 	return err
 }

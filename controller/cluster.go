@@ -28,6 +28,7 @@ func (n *Node) openCluster(id uint64, kind string) (*cluster.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.explainOthers(c)
 	n.cluster.Store(c)
 	n.watch(c.Fatal())
 	return c, nil

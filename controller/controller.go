@@ -55,12 +55,14 @@ type Node struct {
 	draining   atomic.Bool
 	drainUntil atomic.Int64  // unix nanoseconds, set before draining
 	cut        atomic.Int64  // connections that the end of the drain closed while they were owed something
-	stop       chan struct{} // closed when a client asked for shutdown
+	stop       chan struct{} // closed when a client asked for shutdown, or an operator for leave
 	stopOnce   sync.Once
 
 	mu    sync.Mutex
 	conns map[uint64]*connInfo // guarded by mu
 
+	watches       atomic.Int64 // clients of /watch
+	tracing       sync.Mutex   // held while a command is traced
 	connIDs       atomic.Uint64
 	curConns      atomic.Int64
 	totalConns    atomic.Uint64
@@ -408,7 +410,8 @@ func (n *Node) AdminAddr() string {
 	return n.admin.addr()
 }
 
-// ShutdownAsked is closed when a client stopped the node with `shutdown`.
+// ShutdownAsked is closed when a client stopped the node with `shutdown`, or an operator
+// with `attune leave`.
 func (n *Node) ShutdownAsked() <-chan struct{} { return n.stop }
 
 const (

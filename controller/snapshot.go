@@ -59,7 +59,7 @@ func (n *Node) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 // openSaves takes the moment of all shards, and notes it in header.
 func (n *Node) openSaves(ctx context.Context, header *snapshot.Header) (saves []*replica.Save, err error) {
 	for _, sh := range n.shards {
-		if err := n.barrier(ctx, sh); err != nil {
+		if err := n.barrier(ctx, sh, attune.Session{}); err != nil {
 			closeSaves(saves)
 			return nil, err
 		}
@@ -80,10 +80,10 @@ func closeSaves(saves []*replica.Save) {
 	}
 }
 
-// barrier waits until the replica may answer a read that begins now.
-func (n *Node) barrier(ctx context.Context, sh *shard) error {
+// barrier waits until the replica may answer a read of a session that begins now.
+func (n *Node) barrier(ctx context.Context, sh *shard, session attune.Session) error {
 	passed := make(chan struct{})
-	c := &attune.Call{Ctx: ctx, Done: func() { close(passed) }}
+	c := &attune.Call{Ctx: ctx, Done: func() { close(passed) }, Session: session}
 	if n.inUse().OpTimeout > 0 {
 		c.Deadline = time.Now().Add(n.inUse().OpTimeout)
 	}

@@ -67,6 +67,7 @@ func (s *session) stats(r *protocol.Request) {
 		}
 		emit("level", n.cfg.Level)
 		emit("name", n.cfg.Name)
+		emit("admin", orNone(n.adminStat()))
 		n.clusterStats(emit)
 	default:
 		s.out.grew(r.AppendText(s.out.buf, "ERROR"))

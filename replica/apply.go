@@ -25,6 +25,9 @@ func (r *Replica) Apply(c *attune.Change) (applied bool, err error) {
 	if !holds(c, e, attune.Version(r.floor.Load())) || e == nil && s.overtaken(c) {
 		return false, nil
 	}
+	if ws := r.watches.Load(); ws != nil {
+		r.tellChange(ws, c, e)
+	}
 	if c.Item.Deleted {
 		if e != nil {
 			r.drop(s, c, e, i)
@@ -144,6 +147,9 @@ func (r *Replica) dead(e *entry, now uint64) bool {
 // stay until [Replica.Dead] or a write meets them. The floor never sinks.
 func (r *Replica) Flush(floor attune.Version) {
 	raise(&r.floor, uint64(floor))
+	if ws := r.watches.Load(); ws != nil {
+		tell(ws, Event{Verb: VerbFlush, Version: floor, Time: int64(r.now()) + epoch})
+	}
 }
 
 // raise makes a at least v.

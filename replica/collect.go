@@ -109,6 +109,9 @@ func (r *Replica) walk(p *pass, n int, fn func(s *segment, e *entry, i uint32)) 
 // It changes nothing that is replicated, so no Cut needs to know.
 func (r *Replica) free(s *segment, e *entry) {
 	s.leaves(e)
+	if ws := r.watches.Load(); ws != nil {
+		r.tellRemoval(ws, e)
+	}
 	s.expire(e)
 	r.count(s, e, -1)
 	e.meta |= metaBare

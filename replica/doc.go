@@ -22,6 +22,7 @@
 //	install.go  Install: a peer's index in place of this one; Digest compares them
 //	save.go     Save: all items of one moment, taken while they change
 //	export.go   Export, Import, Restore: bytes from replica to replica
+//	watch.go    NewWatch: what takes effect here, for who looks on; look.go: Look, all of one key
 //	stats.go    counters; scan.go lists items
 //
 // One set: the engine stamps a [attune.Change] and calls Apply, which locks the

@@ -107,6 +107,9 @@ func (r *Replica) merge(s *segment, c *attune.Change, guard bool) (was, is Mark,
 	if !r.wins(c, is, e, was, guard) || e == nil && s.overtaken(c) {
 		return was, was, false, nil
 	}
+	if ws := r.watches.Load(); ws != nil {
+		r.tellChange(ws, c, e)
+	}
 
 	now := r.now()
 	carries := !c.Item.Deleted && r.carries(&c.Item)

@@ -91,6 +91,8 @@ type Replica struct {
 	collected atomic.Uint64 // the cut: what is not above it and not here is dead
 	freed     atomic.Uint64 // the latest moment Free was told, an entry's time
 
+	watches atomic.Pointer[[]*Watch] // nil while nobody watches
+
 	sweep   pass // of Dead and Free
 	hunt    pass // of Victim, where live items are rare
 	collect struct {

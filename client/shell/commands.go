@@ -18,12 +18,13 @@ type command struct {
 	name, alias string
 	args        string   // as help shows them
 	min, max    int      // how many of them; max < 0 is any number
-	options     []string // those it takes, of --ttl, --flags and --raw
+	options     []string // those it takes, of --ttl, --flags, --raw and --json
 	sections    []string // completions of its first argument
 	short       string   // one line for the list
 	long        string   // more, for `help NAME`; may be empty
 	run         func(sh *shell, in input) error
 	meta        bool // the line goes to the server as typed
+	local       bool // it is no command of memcache
 }
 
 // input is what a command runs on.
@@ -33,6 +34,7 @@ type input struct {
 	ttl   int32
 	flags uint32
 	raw   bool
+	json  bool
 	// The rest is for meta commands.
 	line  string // as typed, up to " -- "
 	block *word  // what follows it, if there is any
@@ -42,6 +44,7 @@ type input struct {
 func commands() []command {
 	stores := []string{"--ttl", "--flags"}
 	raw := []string{"--raw"}
+	asJSON := []string{"--json"}
 	return []command{
 		{name: "get", args: "KEY...", min: 1, max: -1, options: raw, run: (*shell).get,
 			short: "show the values of keys"},
@@ -91,9 +94,23 @@ The shell puts its LENGTH in. One that is given must be right.`},
 		{name: "ma", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta arithmetic: count up or down", long: metaHelp},
 		{name: "mn", meta: true, run: (*shell).meta, options: raw, short: "meta no-op: answer MN", long: metaHelp},
 		{name: "me", args: "KEY [FLAG...]", meta: true, run: (*shell).meta, options: raw, short: "meta debug: show what the server keeps of a key", long: metaHelp},
-		{name: "help", alias: "?", args: "[COMMAND]", min: 0, max: 1, run: (*shell).help,
+		{name: "explain", args: "KEY [--json]", min: 1, max: 1, options: asJSON, local: true, run: (*shell).explain,
+			short: "say why a get would hit or miss, and what each controller has",
+			long: `Asks all controllers, through the one that is talked to and its admin address.
+A get that would not hit counts as "no" for the exit code.`},
+		{name: "watch", args: "[PREFIX] [--json]", min: 0, max: 1, options: asJSON, local: true, run: (*shell).watch,
+			short: "show changes of keys that begin with PREFIX, as they come",
+			long: `It shows what takes effect on the controller that is talked to, whoever decided it,
+until Ctrl-C: set (whatever made new bytes), touch (whatever did not), delete, evict,
+expire (when the item is cleared away) and flush. Who reads too slowly loses events,
+and is told how many.`},
+		{name: "trace", args: "COMMAND... [--json]", min: 1, max: -1, options: asJSON, local: true, run: (*shell).trace,
+			short: "run a command, and show when it came where",
+			long: `The command is carried out. US are microseconds since the controller received it,
+TOOK those of each step.`},
+		{name: "help", alias: "?", args: "[COMMAND]", min: 0, max: 1, local: true, run: (*shell).help,
 			short: "show this, or how one command is used"},
-		{name: "quit", alias: "exit", run: func(*shell, input) error { return errQuit }, short: "leave (so does Ctrl-D)"},
+		{name: "quit", alias: "exit", local: true, run: func(*shell, input) error { return errQuit }, short: "leave (so does Ctrl-D)"},
 	}
 }
 

@@ -36,6 +36,7 @@ type Options struct {
 	Servers []string      // controllers, the preferred one first: see client.New
 	Timeout time.Duration // of each network step; 0 is client.DefaultTimeout
 	Raw     bool          // print values as they are, nothing added
+	Admin   string        // the controller's admin address; empty: it is asked for it
 	In      io.Reader     // commands, or the value "-" of a single command
 	Out     io.Writer     // answers
 	Err     io.Writer     // refusals and errors
@@ -47,7 +48,7 @@ type Options struct {
 // no, and its code is the worst of its lines'; an interactive session's is 0
 // unless the terminal failed or ctx ended.
 func Run(ctx context.Context, o Options, args []string) int {
-	sh := &shell{client: client.New(o.Servers...), raw: o.Raw, ctx: ctx}
+	sh := &shell{client: client.New(o.Servers...), raw: o.Raw, adminAddr: o.Admin, ctx: ctx}
 	sh.out, sh.colourOut = bufio.NewWriter(o.Out), colours(o.Out)
 	sh.err, sh.colourErr = o.Err, colours(o.Err)
 	if o.Timeout > 0 {
@@ -73,6 +74,8 @@ type shell struct {
 	stdin  io.Reader // what the value "-" reads; nil if commands are read there
 	out    *bufio.Writer
 	err    io.Writer
+
+	adminAddr string // empty: what the controller says
 
 	colourOut, colourErr bool
 
@@ -191,13 +194,23 @@ func (sh *shell) runArgs(args []string) error {
 	for i, a := range args {
 		words[i].text = a
 	}
-	if cmd, ok := lookup(args[0]); ok && cmd.meta {
-		if i := slices.Index(args, "--"); i >= 0 {
-			return sh.runMeta(cmd, strings.Join(args[:i], " "), words[i+1:])
-		}
-		return sh.runMeta(cmd, strings.Join(args, " "), nil)
+	return sh.runWords(words)
+}
+
+// runWords runs a command whose words are told apart.
+func (sh *shell) runWords(words []word) error {
+	cmd, ok := lookup(words[0].text)
+	if !ok || !cmd.meta {
+		return sh.run(words)
 	}
-	return sh.run(words)
+	var line []string
+	for i, w := range words {
+		if w.text == "--" && !w.quoted {
+			return sh.runMeta(cmd, strings.Join(line, " "), words[i+1:])
+		}
+		line = append(line, w.text)
+	}
+	return sh.runMeta(cmd, strings.Join(line, " "), nil)
 }
 
 func (sh *shell) runMeta(cmd command, line string, value []word) error {
@@ -247,6 +260,10 @@ func (in *input) parse(cmd command, words []word) error {
 		}
 		if name == "--raw" {
 			in.raw = true
+			continue
+		}
+		if name == "--json" {
+			in.json = true
 			continue
 		}
 		if !given {

@@ -16,6 +16,7 @@ func newCLICommand() *cobra.Command {
 	var servers []string
 	var timeout time.Duration
 	var raw bool
+	var admin string
 	cmd := &cobra.Command{
 		Use:   "cli [flags] [command ...]",
 		Short: "Talk to a controller, or any memcache server",
@@ -34,7 +35,7 @@ runs that and exits; with commands on standard input, runs those.
 				return fmt.Errorf("--timeout must be more than 0, not %v", timeout)
 			}
 			code := shell.Run(cmd.Context(), shell.Options{
-				Servers: servers, Timeout: timeout, Raw: raw,
+				Servers: servers, Timeout: timeout, Raw: raw, Admin: admin,
 				In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
 			}, args)
 			if code != shell.ExitOK {
@@ -47,6 +48,7 @@ runs that and exits; with commands on standard input, runs those.
 	f.SetInterspersed(false) // what follows the command belongs to it
 	f.StringSliceVarP(&servers, "server", "s", []string{"127.0.0.1:8000"}, "controllers, comma-separated, the preferred one first: host:port or unix:/path")
 	f.DurationVar(&timeout, "timeout", client.DefaultTimeout, "limit for connecting, sending and each reply")
+	f.StringVar(&admin, "admin", "", "admin address of the controller, for explain, watch and trace; it says so itself, unless it is behind something")
 	f.BoolVar(&raw, "raw", false, "print values byte for byte, nothing added")
 	return cmd
 }

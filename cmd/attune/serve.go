@@ -100,7 +100,7 @@ func serve(s settings, read func() (settings, error)) error {
 		case sig := <-signals:
 			s.Log.Info("stopping; the same signal again exits at once", zap.Stringer("signal", sig))
 		case <-node.ShutdownAsked():
-			s.Log.Info("stopping; a client sent shutdown")
+			s.Log.Info("stopping; a client sent shutdown, or an operator attune leave")
 		case failed = <-node.Fatal():
 			s.Log.Error("stopping; this controller cannot go on", zap.Error(failed))
 		}

@@ -85,12 +85,31 @@ func (a *acks) heard(k *core) {
 		return
 	}
 	seq := k.confirmed()
+	a.note(k)
 	n := 0
 	for n < len(a.queue) && a.queue[n].seq <= seq {
 		a.queue[n].call.Done()
 		n++
 	}
 	a.queue = slices.Delete(a.queue, 0, n)
+}
+
+// note notes who has the changes of Calls that are traced.
+func (a *acks) note(k *core) {
+	for _, w := range a.queue {
+		t := w.call.Trace
+		if t == nil {
+			continue
+		}
+		if k.durable() && k.own.told >= w.seq {
+			t.Note("in the journal here")
+		}
+		for _, p := range k.near {
+			if p.vv[k.id].seq >= w.seq {
+				t.Note("%s has it", p.name)
+			}
+		}
+	}
 }
 
 // expire fails those whose time is up.

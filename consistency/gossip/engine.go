@@ -177,6 +177,9 @@ func (e *Engine) submit(c *attune.Call) bool {
 	ctx, cancel := e.bound(c)
 	e.Write(ctx, c.Ops, c.Res)
 	cancel()
+	if c.Trace != nil {
+		c.Trace.Note("decided and applied here")
+	}
 	return true
 }
 

@@ -443,6 +443,7 @@ func (h *homes) answered(from uint64, body []byte) {
 		case hopDone:
 			done = append(done, p)
 			total += len(p.ops)
+			h.note(p, "answered by "+h.k.nameOf(from))
 		case hopRefused:
 		default:
 			ok = false
@@ -538,6 +539,7 @@ func (h *homes) deliver(done []*hop, res []attune.Result) {
 			for j, i := range p.ops {
 				p.trip.call.Res[i] = res[j]
 			}
+			h.note(p, "here is all that the answer depends on")
 			h.arrived(p)
 		}
 		res = res[len(p.ops):]

@@ -356,8 +356,16 @@ func (h *homes) launch(r *route) {
 		r.flights = append(r.flights, f)
 		for _, p := range f.hops {
 			p.sent = true
+			h.note(p, "sent to the home of its key, "+h.k.nameOf(r.id))
 			h.counts.forwarded += uint64(len(p.ops))
 		}
+	}
+}
+
+// note notes what happened to the ops of a traced Call.
+func (h *homes) note(p *hop, text string) {
+	if !p.done && p.trip.call.Trace != nil {
+		p.trip.call.Trace.Note("%s", text)
 	}
 }
 
@@ -518,4 +526,7 @@ func (e *Engine) decide(c *attune.Call, from, to int) {
 	ctx, cancel := e.bound(c)
 	e.Write(ctx, c.Ops[from:to], c.Res[from:to])
 	cancel()
+	if c.Trace != nil {
+		c.Trace.Note("decided, stamped and applied here")
+	}
 }

@@ -114,6 +114,8 @@ type core struct {
 	lastID     uint64
 	asked      map[asker]uint64 // the newest request of each that came
 
+	traced tracing
+
 	reads reads
 	lead  leadership
 	memb  membership
@@ -258,6 +260,7 @@ func (c *core) ready() {
 			panic(fmt.Sprintf("the Raft log cannot be written; this controller must not go on: %v", err))
 		}
 		c.lead.numbered(rd.Entries)
+		c.noteLogged()
 	}
 	for _, m := range rd.Messages {
 		if !early || !leadersOwn(m) {
@@ -265,6 +268,7 @@ func (c *core) ready() {
 		}
 	}
 	c.readStates(rd.ReadStates)
+	c.noteCommitted(rd.CommittedEntries)
 	for _, e := range rd.CommittedEntries {
 		c.apply(e)
 	}
@@ -336,6 +340,7 @@ func (c *core) tick() {
 func (c *core) accept(in localCall) {
 	r := &request{call: in.call, kind: in.kind, ops: in.call.Ops, res: in.call.Res[:min(len(in.call.Res), len(in.call.Ops))], lost: in.lost}
 	c.pending++
+	c.trace(r)
 	if !in.call.Deadline.IsZero() {
 		r.deadline = in.deadline
 	}

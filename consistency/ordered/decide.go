@@ -131,6 +131,7 @@ func (c *core) decide() {
 			c.decideOp(r, &r.ops[i], &r.res[i])
 		}
 		b.waiters = append(b.waiters, r)
+		c.noteOf(r, "decided here, by the leader")
 	}
 	n := copy(c.writes, c.writes[taken:])
 	clear(c.writes[n:])

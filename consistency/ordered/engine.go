@@ -78,8 +78,11 @@ type Engine struct {
 	ready  chan struct{} // closed by the loop when the level is first served
 	status atomic.Pointer[Status]
 	fatal  chan error
-	loops  sync.WaitGroup
-	tasks  sync.WaitGroup // goroutines that post
+	// forGood has Close make this member none any more, as it does with those without
+	// a data-dir.
+	forGood atomic.Bool
+	loops   sync.WaitGroup
+	tasks   sync.WaitGroup // goroutines that post
 
 	mu      sync.Mutex // guards the rest
 	in      inbox
@@ -408,7 +411,8 @@ func (e *Engine) ended() error {
 
 // leave makes room for the others, within leavePatience.
 func (e *Engine) leave() {
-	e.post(func() { e.core.memb.leaving, e.core.memb.forget = true, e.o.DataDir == "" })
+	forget := e.o.DataDir == "" || e.forGood.Load()
+	e.post(func() { e.core.memb.leaving, e.core.memb.forget = true, forget })
 	for end := time.Now().Add(leavePatience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		left := make(chan bool, 1)
 		e.post(func() { left <- e.core.left() })

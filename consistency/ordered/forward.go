@@ -146,6 +146,7 @@ func (c *core) forward() {
 				r.from = leader
 				c.forwarded[r.id] = r
 				c.counts.forwards.Add(1)
+				c.noteOf(r, "sent to %s, which leads", c.nameOf(leader))
 			}
 		}
 		m := copy(c.writes, c.writes[n:])
@@ -298,6 +299,7 @@ func (c *core) receiveAnswer(f *inFrame) {
 				c.fail(r, errUnknown)
 				continue
 			}
+			c.noteOf(r, "answered by %s", c.nameOf(f.from))
 			c.finish(r, binary.LittleEndian.Uint64(fixed), nil)
 		case outcomeNotLeader:
 			c.again(r)
@@ -453,6 +455,7 @@ func (c *core) stepRaft() {
 				continue
 			}
 		}
+		c.noteAck(m)
 		// An error says that it is of no use now: from one who is no member any
 		// more, or not yet.
 		_ = c.raft.Step(m)

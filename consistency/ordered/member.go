@@ -171,13 +171,7 @@ func (c *core) retryMembership() {
 
 // handOver makes the voter lead that has most of the log.
 func (c *core) handOver() {
-	var best, match uint64
-	c.raft.WithProgress(func(id uint64, typ raft.ProgressType, pr trackerProgress) {
-		if id != c.id && typ == raft.ProgressTypePeer && pr.RecentActive && pr.Match >= match && c.voter(id) {
-			best, match = id, pr.Match
-		}
-	})
-	if best != 0 {
+	if best := c.best(); best != 0 {
 		c.raft.TransferLeader(best)
 	}
 }
@@ -205,6 +199,9 @@ func (c *core) force() error {
 	clear(c.forwarded)
 	c.lead.lost()
 	c.reads = reads{counter: c.reads.counter}
+	if err := c.applyRest(); err != nil {
+		return err
+	}
 	// The new log begins with an index of its own: what follows the last one applied
 	// here, others may have.
 	c.st.applied++
@@ -228,3 +225,29 @@ func (c *core) force() error {
 	}
 	return c.raft.Campaign()
 }
+
+// applyRest applies what is in the log here and not known to be committed: those who
+// are lost may have committed it, and clients been told.
+func (c *core) applyRest() error {
+	last, err := c.store.LastIndex()
+	if err != nil {
+		return err
+	}
+	for c.st.applied < last {
+		entries, err := c.store.Entries(c.st.applied+1, last+1, restChunk)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			c.st.applied, c.st.term = e.GetIndex(), e.GetTerm()
+			// Who was to come or go is of the cluster that is given up.
+			if e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
+				c.applyRecords(e)
+			}
+		}
+	}
+	return nil
+}
+
+// restChunk is how much of the log applyRest looks at in one go, in bytes.
+const restChunk = 1 << 20

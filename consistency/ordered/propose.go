@@ -182,6 +182,7 @@ func (c *core) settleProposals(e *pb.Entry) {
 			l.evicting = max(l.evicting-p.evicting, 0)
 			c.forgetPending(p)
 			for _, r := range p.waiters {
+				c.noteOf(r, "applied here")
 				c.finish(r, p.index, nil)
 			}
 			continue

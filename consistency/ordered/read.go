@@ -56,6 +56,7 @@ func (c *core) askIndex() {
 	binary.LittleEndian.PutUint64(ctx, c.id)
 	binary.LittleEndian.PutUint64(ctx[8:], r.id)
 	c.counts.rounds.Add(1)
+	c.noteRead(r.asked, "asked %s, which leads, how far the log is", c.nameOf(c.soft.Lead))
 	c.raft.ReadIndex(ctx)
 }
 
@@ -97,6 +98,7 @@ func (c *core) readStates(states []raft.ReadState) {
 			continue // of a round that was given up
 		}
 		r.id = 0
+		c.noteRead(r.asked, "a quorum has confirmed: to entry %d", s.Index)
 		if s.Index <= c.st.applied {
 			c.release(r.asked)
 			r.asked = r.asked[:0]
@@ -120,6 +122,7 @@ func (c *core) releaseReads() {
 }
 
 func (c *core) release(reqs []*request) {
+	c.noteRead(reqs, "applied here as far")
 	for i, q := range reqs {
 		if !q.done {
 			q.call.Session.Anchored = true

@@ -104,6 +104,9 @@ func (c *core) finish(r *request, index uint64, err error) {
 		return
 	}
 	call := r.call
+	if r == c.traced.r {
+		c.traced = tracing{}
+	}
 	r.call, r.ops, r.res = nil, nil, nil
 	call.Err = err
 	call.Session.Seen = max(call.Session.Seen, index)
