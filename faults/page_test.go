@@ -205,7 +205,8 @@ func TestPage(t *testing.T) {
 	if screenshots != "" {
 		level = linearizable
 	}
-	c := attunetest.StartCluster(t, attunetest.ClusterOptions{Level: level})
+	stores := level == eventual
+	c := attunetest.StartCluster(t, attunetest.ClusterOptions{Level: level, Memcached: stores, Durable: stores})
 	load(t, c.Nodes)
 	b.open(c.Nodes[0].Admin)
 	b.shows(`document.querySelectorAll('#controllers tbody tr').length === 3`)
@@ -220,6 +221,19 @@ func TestPage(t *testing.T) {
 	// The first samples are there after five seconds.
 	b.shows(`document.querySelectorAll('#charts figure').length >= 3 && document.querySelectorAll('#charts path').length >= 9`)
 	b.shows(`[...document.querySelectorAll('#events tbody tr')].some((r) => r.cells[3].textContent.startsWith('serving'))`)
+	if stores {
+		b.shows(`[...document.querySelectorAll('#stores tbody tr')].filter((r) => r.cells[2].textContent === '✓ up').length === 3`)
+		b.shows(`document.querySelectorAll('#disks li').length === 3`)
+		c.Nodes[1].Memcached.Kill()
+		client := memcache.New(c.Nodes[1].Listen)
+		defer client.Close()
+		for i := range 10 { // a store that nobody asks is not known to be down
+			_ = client.Set(&memcache.Item{Key: fmt.Sprint("lost", i), Value: []byte("v")})
+		}
+		b.shows(`[...document.querySelectorAll('#stores tbody tr')].filter((r) => r.cells[2].textContent === '✕ down').length === 1`)
+		c.Nodes[1].Memcached.Start()
+		b.shows(`[...document.querySelectorAll('#stores tbody tr')].filter((r) => r.cells[2].textContent === '✓ up').length === 3`)
+	}
 	b.picture("page.png")
 
 	light := b.number(`parseInt(getComputedStyle(document.body).backgroundColor.slice(4))`)
