@@ -16,8 +16,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /config, /recover,
-// /snapshot, and /debug/pprof when asked for.
+// adminServer is the HTTP side: /healthz, /readyz, /metrics, /loglevel, /config, /fault,
+// /recover, /snapshot, and /debug/pprof when asked for.
 type adminServer struct {
 	ln   net.Listener
 	http *http.Server
@@ -76,6 +76,7 @@ func (n *Node) openAdmin(context.Context) error {
 		}
 	})))
 	mux.HandleFunc("GET /config", n.serveConfig)
+	mux.HandleFunc("/fault", n.serveFault)
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.

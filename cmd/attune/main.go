@@ -45,13 +45,14 @@ in memory or in memcached servers, at the consistency level you choose.
   attune show                       show its cluster
   attune ready                      say whether it serves its level
   attune snapshot                   save all of its items, restore them
+  attune fault                      break its network, to see what happens
   attune bench                      measure it
   attune simulate                   how writes spread in a cluster of thousands`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newReadyCommand(), newRecoverCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newReadyCommand(), newRecoverCommand(), newFaultCommand(), newVersionCommand())
 	return root
 }
 
