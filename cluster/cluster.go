@@ -427,6 +427,7 @@ func (c *Cluster) Close() error {
 	c.once.Do(func() {
 		// Whoever starts a goroutine under one of these locks has started it, or
 		// sees the end of ctx.
+		c.faults.mu.Lock()
 		c.linksMu.Lock()
 		c.seeds.mu.Lock()
 		c.connsMu.Lock()
@@ -437,6 +438,7 @@ func (c *Cluster) Close() error {
 		c.connsMu.Unlock()
 		c.seeds.mu.Unlock()
 		c.linksMu.Unlock()
+		c.faults.mu.Unlock()
 		if c.listener != nil {
 			c.listener.Close()
 		}
