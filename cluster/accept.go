@@ -92,6 +92,12 @@ func (c *Cluster) accept() {
 	}
 }
 
+// connPeer is what is known of the other end of a connection, once it said hello.
+type connPeer struct {
+	cluster, from uint64
+	class         Class
+}
+
 // enter remembers a connection, so that Close ends it.
 func (c *Cluster) enter(conn net.Conn) bool {
 	c.connsMu.Lock()
@@ -103,7 +109,7 @@ func (c *Cluster) enter(conn net.Conn) bool {
 		c.warnings.error("", "too many connections to the peer port: keep strangers away from it")
 		return false
 	}
-	c.conns[conn] = 0
+	c.conns[conn] = connPeer{}
 	return true
 }
 
@@ -170,6 +176,9 @@ func (c *Cluster) welcome(conn net.Conn) (h hello, err error) {
 	} else if err == nil && h.class != Class(class[0]) {
 		err = garbage("two different classes in one hello")
 	}
+	if err == nil && c.faults.active.Load() != nil && c.cutOff(h.name) {
+		return h, errFault
+	}
 	if err == nil {
 		if why := c.judge(&h); why != "" {
 			err = &refusal{why}
@@ -185,7 +194,7 @@ func (c *Cluster) welcome(conn net.Conn) (h hello, err error) {
 	}
 	// Before the answer, so that Belong either finds the connection here or has
 	// changed what judge goes by.
-	if h.to != 0 && !c.admit(conn, h.cluster) {
+	if h.to != 0 && !c.admit(conn, &h) {
 		return h, &refusal{c.judge(&h)}
 	}
 	w := welcome{id: c.o.ID, nonce: c.nonce, age: c.age(), name: c.o.Name}
@@ -200,13 +209,13 @@ func (c *Cluster) welcome(conn net.Conn) (h hello, err error) {
 
 // admit notes the cluster of a connection's peer, unless this node has become a
 // member of another one since judge looked.
-func (c *Cluster) admit(conn net.Conn, hash uint64) bool {
+func (c *Cluster) admit(conn net.Conn, h *hello) bool {
 	c.connsMu.Lock()
 	defer c.connsMu.Unlock()
-	if foreign(hash, c.hash.Load()) {
+	if foreign(h.cluster, c.hash.Load()) {
 		return false
 	}
-	c.conns[conn] = hash
+	c.conns[conn] = connPeer{h.cluster, h.from, h.class}
 	return true
 }
 
@@ -242,6 +251,13 @@ func (c *Cluster) read(conn net.Conn, h hello) error {
 				return nil
 			}
 			return err
+		}
+		if c.faults.active.Load() != nil {
+			if lost, err := c.spoilIn(r, &h, kind, n); err != nil {
+				return err
+			} else if lost {
+				continue
+			}
 		}
 		switch {
 		case kind >= MinKind:

@@ -91,7 +91,8 @@ type Cluster struct {
 	links   map[linkKey]*link
 
 	connsMu sync.Mutex
-	conns   map[net.Conn]uint64 // open ones, with the hash of the peer's cluster
+	conns   map[net.Conn]connPeer // open ones
+	faults  faults
 
 	frames    [256]atomic.Pointer[frameHandler]
 	callees   [256]atomic.Pointer[callHandler]
@@ -121,7 +122,7 @@ func Open(o Options) (*Cluster, error) {
 	c := &Cluster{
 		o: o, log: o.Log, warnings: newWarner(o.Log), nonce: rand.Uint64(), opened: time.Now(),
 		retell: make(chan struct{}, 1), fatal: make(chan error, 1),
-		links: make(map[linkKey]*link), conns: make(map[net.Conn]uint64),
+		links: make(map[linkKey]*link), conns: make(map[net.Conn]connPeer),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.members.open(c)
@@ -188,7 +189,7 @@ func (c *Cluster) openGossip() error {
 	if err != nil {
 		return fmt.Errorf("gossip address: %w", err)
 	}
-	transport, err := openTransport(c.ctx, host, port, conf.Logger)
+	transport, err := openTransport(c, host, port, conf.Logger)
 	if err != nil {
 		return fmt.Errorf("gossip address: %w", err)
 	}
@@ -301,7 +302,7 @@ func (c *Cluster) belong(hash uint64) {
 	c.connsMu.Lock()
 	c.hash.Store(hash)
 	for conn, other := range c.conns {
-		if foreign(other, hash) {
+		if foreign(other.cluster, hash) {
 			conn.Close()
 		}
 	}
@@ -426,6 +427,7 @@ func (c *Cluster) Close() error {
 	c.once.Do(func() {
 		// Whoever starts a goroutine under one of these locks has started it, or
 		// sees the end of ctx.
+		c.faults.mu.Lock()
 		c.linksMu.Lock()
 		c.seeds.mu.Lock()
 		c.connsMu.Lock()
@@ -436,6 +438,7 @@ func (c *Cluster) Close() error {
 		c.connsMu.Unlock()
 		c.seeds.mu.Unlock()
 		c.linksMu.Unlock()
+		c.faults.mu.Unlock()
 		if c.listener != nil {
 			c.listener.Close()
 		}
@@ -451,19 +454,25 @@ func (c *Cluster) Close() error {
 // cluster is closed: a peer that does not answer must not hold up Close.
 type transport struct {
 	*memberlist.NetTransport
-	ctx context.Context
+	c       *Cluster
+	ctx     context.Context         // of c
+	packets chan *memberlist.Packet // from sift
+	streams chan net.Conn           // from sift
+	down    chan struct{}           // closed by closeDown
+
+	closeDown func()
 }
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
 // openTransport listens for gossip. With port 0 the kernel picks one for TCP,
 // which may be taken for UDP.
-func openTransport(ctx context.Context, host string, port int, logger *log.Logger) (t *transport, err error) {
+func openTransport(c *Cluster, host string, port int, logger *log.Logger) (t *transport, err error) {
 	for range 10 {
 		var net *memberlist.NetTransport
 		net, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{BindAddrs: []string{host}, BindPort: port, Logger: logger})
 		if err == nil {
-			return &transport{net, ctx}, nil
+			return newTransport(c, net), nil
 		}
 		if port != 0 {
 			break
@@ -472,11 +481,24 @@ func openTransport(ctx context.Context, host string, port int, logger *log.Logge
 	return nil, err
 }
 
+func newTransport(c *Cluster, inner *memberlist.NetTransport) *transport {
+	t := &transport{
+		NetTransport: inner, c: c, ctx: c.ctx,
+		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), down: make(chan struct{}),
+	}
+	t.closeDown = sync.OnceFunc(func() { close(t.down) })
+	c.wg.Go(t.sift)
+	return t
+}
+
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
 }
 
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	if t.c.gossipLost(a.Addr, false) {
+		return nil, errFault
+	}
 	dialer := net.Dialer{Timeout: timeout}
 	conn, err := dialer.DialContext(t.ctx, "tcp", a.Addr)
 	if err != nil {

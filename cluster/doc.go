@@ -24,6 +24,7 @@
 //	link.go     the sending end of a connection: queue, dial, write
 //	accept.go   the receiving end
 //	call.go     request and response; stream.go a long answer
+//	fault.go    what goes wrong with the network on purpose
 //	stats.go    counters; limit.go warnings, not too many of them
 //
 // # The wire

@@ -199,6 +199,9 @@ func (l *link) turn() {
 		return
 	}
 	batch := l.take()
+	if l.c.faults.active.Load() != nil {
+		batch = l.spoil(batch)
+	}
 	if err := l.write(batch); err != nil {
 		l.hangUp()
 		l.lose(batch)
@@ -367,6 +370,9 @@ func (c *Cluster) dial(ctx context.Context, id uint64, class Class) (net.Conn, e
 	addr := c.address(id)
 	if addr == "" {
 		return nil, errors.New("nobody knows where it is")
+	}
+	if c.faults.active.Load() != nil && c.cutOff(c.nameOf(id)) {
+		return nil, errFault
 	}
 	conn, _, err := c.greet(ctx, addr, id, class)
 	var refused *refusal

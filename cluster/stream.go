@@ -109,6 +109,9 @@ func (s *stream) Read(p []byte) (int, error) {
 // next reads a chunk, or the end as io.EOF.
 func (s *stream) next() error {
 	kind, n, err := readHead(s.r)
+	if err == nil {
+		err = s.c.meddle(s.from)
+	}
 	if err != nil {
 		return s.cut(err)
 	}
@@ -182,7 +185,7 @@ func (c *Cluster) serveStream(conn net.Conn, h hello) error {
 		return unexpected(err)
 	}
 	n--
-	w := &chunkWriter{c: c, conn: conn}
+	w := &chunkWriter{c: c, to: h.from, conn: conn}
 	handler := c.streamers[b[0]].Load()
 	if handler == nil {
 		c.unknown.Add(1)
@@ -213,6 +216,7 @@ func (c *Cluster) serveStream(conn net.Conn, h hello) error {
 // chunkWriter gathers what a handler writes into chunks.
 type chunkWriter struct {
 	c     *Cluster
+	to    uint64
 	conn  net.Conn
 	buf   []byte // the frame being filled, its head included
 	total uint64
@@ -250,6 +254,9 @@ func (w *chunkWriter) flush() {
 
 func (w *chunkWriter) send(b []byte) {
 	if w.err != nil {
+		return
+	}
+	if w.err = w.c.meddle(w.to); w.err != nil {
 		return
 	}
 	w.conn.SetWriteDeadline(time.Now().Add(stuckAfter))

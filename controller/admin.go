@@ -18,7 +18,7 @@ import (
 )
 
 // adminServer is the HTTP side: the page for people at / and its /api, /healthz,
-// /readyz, /metrics, /loglevel, /config, /recover, /leader/transfer, /leave, /snapshot,
+// /readyz, /metrics, /loglevel, /config, /fault, /recover, /leader/transfer, /leave, /snapshot,
 // /explain, /watch, /trace, and /debug/pprof when asked for.
 type adminServer struct {
 	ln    net.Listener
@@ -85,6 +85,7 @@ func (n *Node) openAdmin(context.Context) error {
 	mux.HandleFunc("/leader/transfer", whenEngine(http.HandlerFunc(n.serveTransfer)))
 	mux.HandleFunc("/leave", whenEngine(http.HandlerFunc(n.serveLeave)))
 	mux.HandleFunc("GET /config", n.serveConfig)
+	mux.HandleFunc("/fault", n.serveFault)
 	mux.HandleFunc("/recover", whenEngine(http.HandlerFunc(n.serveRecover)))
 	if n.cfg.LogLevel != nil {
 		// GET shows it, PUT {"level":"debug"} changes it.

@@ -78,6 +78,9 @@ func (n *Node) clusterStats(emit func(string, any)) {
 		health = err.Error()
 	}
 	emit("health", health)
+	for _, f := range n.faults() {
+		emit(fmt.Sprintf("fault_%d", f.ID), fmt.Sprintf("%v until %s", f, f.Until.UTC().Format(time.RFC3339)))
+	}
 	if ordered {
 		orderedStats(g.Status(), emit)
 	} else {

@@ -88,6 +88,8 @@ type Config struct {
 	// EnableShutdown lets clients stop the node with `shutdown`.
 	EnableShutdown bool
 
+	// EnableFaults lets /fault on Admin break the network of this node.
+	EnableFaults bool
 	// Settings is what this was made of, for /config.
 	Settings []Setting
 

@@ -45,6 +45,7 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 		} else {
 			got, err = c.Read(s.space())
 		}
+		n.stalled()
 		start := time.Now()
 		if got > 0 {
 			s.received(got)

@@ -163,6 +163,7 @@ func (l *loop) run() {
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			panic("epoll_wait: " + err.Error()) // only a bug here can cause it
 		}
+		l.node.stalled()
 		l.now = time.Now()
 		for _, ev := range events[:max(n, 0)] {
 			if int(ev.Fd) == l.wakefd {

@@ -69,6 +69,7 @@ var (
 	readyDesc    = prometheus.NewDesc("attune_ready", "1 if the node serves its level.", nil, nil)
 	reloadDesc   = prometheus.NewDesc("attune_config_reload_ok", "1 if the settings were taken over when they were last read, 0 if those of before stay in use.", nil, nil)
 	reloadAtDesc = prometheus.NewDesc("attune_config_reload_time_seconds", "When the settings were last read, in unix time; the first time is the start.", nil, nil)
+	faultDesc    = prometheus.NewDesc("attune_fault_active", "Faults of the network that were injected and are not over; see attune fault.", nil, nil)
 	infoDesc     = prometheus.NewDesc("attune_info", "Always 1; the labels describe the node.", []string{"name", "version", "level"}, nil)
 )
 
@@ -140,6 +141,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(reloadDesc, ok)
 	gauge(reloadAtDesc, float64(last.Time.UnixMilli())/1e3)
+	gauge(faultDesc, float64(len(n.faults())))
 	n.collectCluster(count, gauge)
 	gauge(infoDesc, 1, n.cfg.Name, n.cfg.Version, n.cfg.Level.String())
 }

@@ -49,7 +49,7 @@ var allSettings = []setting{
 		func(s *settings, v string) error { s.Name = v; return nil }},
 	{"listen", "127.0.0.1:8000", "memcache addresses, comma-separated: host:port or unix:/path",
 		func(s *settings, v string) error { s.Listen = list(v); return nil }},
-	{"admin", "127.0.0.1:9090", "HTTP address of the web page (/), /api/cluster /api/node /healthz /readyz /metrics /loglevel /config /recover /snapshot; off for none",
+	{"admin", "127.0.0.1:9090", "HTTP address of the web page (/), /api/cluster /api/node /healthz /readyz /metrics /loglevel /config /fault /recover /snapshot; off for none",
 		func(s *settings, v string) error {
 			if s.Admin = v; v == "off" {
 				s.Admin = ""
@@ -115,6 +115,8 @@ var allSettings = []setting{
 		func(s *settings, v string) (err error) { s.DisableFlush, err = boolean(v); return }},
 	{"enable-shutdown", "false", "let clients stop the controller with the shutdown command",
 		func(s *settings, v string) (err error) { s.EnableShutdown, err = boolean(v); return }},
+	{"enable-faults", "false", "let attune fault break the network of this controller for a time, to see what happens",
+		func(s *settings, v string) (err error) { s.EnableFaults, err = boolean(v); return }},
 	{"pprof", "false", "serve /debug/pprof on the admin address",
 		func(s *settings, v string) (err error) { s.Pprof, err = boolean(v); return }},
 	{"log-level", "info", "debug, info, warn or error; PUT level=debug to /loglevel changes it later",

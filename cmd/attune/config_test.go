@@ -113,7 +113,7 @@ func TestEverySettingCanBeSetInThreeWays(t *testing.T) {
 		"name": "n2", "listen": "127.0.0.1:1, unix:/tmp/a", "admin": "off", "consistency": "linearizability",
 		"backend": "memcached://h:1,h:2?timeout=1s", "memory-limit": "2GiB", "repair-rate": "1MiB", "hot-cache": "0", "max-item-size": "2MiB",
 		"max-conns": "7", "threads": "3", "idle-timeout": "1m", "op-timeout": "2s", "drain-timeout": "3s",
-		"disable-flush-all": "true", "enable-shutdown": "true", "pprof": "true",
+		"disable-flush-all": "true", "enable-shutdown": "true", "enable-faults": "true", "pprof": "true",
 		"log-level": "debug", "log-format": "json",
 		"peer": "127.0.0.1:1", "peer-advertise": "example.org:2", "gossip": "127.0.0.1:3", "join": "a:1, b:2",
 		"expect": "3", "data-dir": "data", "sync": "always",

@@ -31,7 +31,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestHelpOfEveryCommand(t *testing.T) {
-	for _, words := range [][]string{{"help"}, {"serve", "--help"}, {"cli", "--help"}, {"bench", "--help"}, {"ready", "--help"}, {"verify", "--help"}, {"version", "--help"}} {
+	for _, words := range [][]string{{"help"}, {"serve", "--help"}, {"cli", "--help"}, {"bench", "--help"}, {"ready", "--help"}, {"verify", "--help"}, {"fault", "--help"}, {"fault", "drop", "--help"}, {"version", "--help"}} {
 		out, errs, code := run(t, "", words...)
 		if code != 0 || errs != "" || !strings.Contains(out, "Usage:") {
 			t.Errorf("attune %q: exit %d, %q, and no usage in\n%s", words, code, errs, out)

@@ -45,6 +45,7 @@ in memory, in files or in memcached servers, at the consistency level you choose
   attune show                       show its cluster
   attune ready                      say whether it serves its level
   attune snapshot                   save all of its items, restore them
+  attune fault                      break its network, to see what happens
   attune bench                      measure it
   attune simulate                   how writes spread in a cluster of thousands
   attune verify                     test what a cluster promises`,
@@ -52,7 +53,7 @@ in memory, in files or in memcached servers, at the consistency level you choose
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newVerifyCommand(), newReadyCommand(), newRecoverCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newVerifyCommand(), newReadyCommand(), newRecoverCommand(), newFaultCommand(), newVersionCommand())
 	return root
 }
 

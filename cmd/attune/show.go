@@ -49,10 +49,13 @@ func show(ctx context.Context, out io.Writer, servers []string) error {
 	defer c.Close()
 	stats := make(map[string]string)
 	var members [][]string
+	var faults []string
 	err := c.Raw(ctx, []byte("stats attune\r\n"), func(line, _ []byte) bool {
 		name, value, ok := strings.Cut(strings.TrimPrefix(string(line), "STAT "), " ")
 		if member, is := strings.CutPrefix(name, "member_"); is {
 			members = append(members, append([]string{member}, strings.Fields(value)...))
+		} else if strings.HasPrefix(name, "fault_") {
+			faults = append(faults, value)
 		} else if ok {
 			stats[name] = value
 		}
@@ -65,6 +68,9 @@ func show(ctx context.Context, out io.Writer, servers []string) error {
 		return fmt.Errorf("%s is not a controller of attune", c.Controller())
 	}
 	fmt.Fprintf(out, "%s, as %s sees it: %s\n", stats["level"], stats["name"], orDefault(stats["health"], "ok"))
+	for _, f := range faults {
+		fmt.Fprintln(out, "FAULT injected at", stats["name"]+":", f)
+	}
 	if len(members) == 0 {
 		_, err := fmt.Fprintln(out, "one controller alone")
 		return err

@@ -163,11 +163,29 @@ func (e *Engine) Submit(c *attune.Call) bool {
 		return e.submit(c)
 	}
 	e.running.Go(func() {
-		if e.submit(c) {
+		if !e.await(c) || e.submit(c) {
 			c.Done()
 		}
 	})
 	return false
+}
+
+// await waits until the store has taken enough of what was written before. It reports
+// false if c is over with that.
+func (e *Engine) await(c *attune.Call) bool {
+	if e.core == nil || !e.stage.Behind() {
+		return true
+	}
+	ctx, cancel := e.bound(c)
+	defer cancel()
+	err := e.stage.Await(ctx)
+	if err != nil {
+		c.Err = nil
+		for i := range c.Ops {
+			c.Res[i] = attune.Result{Status: attune.Failed, Err: err}
+		}
+	}
+	return err == nil
 }
 
 func (e *Engine) submit(c *attune.Call) bool {
@@ -183,12 +201,15 @@ func (e *Engine) submit(c *attune.Call) bool {
 	return true
 }
 
-// waits reports whether ops wait for a backend outside this process: to be decided on
-// bytes that it has, or alone, where nobody else will have what is acknowledged, to be
+// waits reports whether ops wait for a backend outside this process: until it has taken
+// what was written before, to be decided on bytes that it has, or alone, where nobody else will have what is acknowledged, to be
 // sure of their own.
 func (e *Engine) waits(ops []attune.Op) bool {
 	if e.replica.Immediate() {
 		return false
+	}
+	if e.core != nil && e.stage.Behind() {
+		return true
 	}
 	for i := range ops {
 		if ops[i].NeedsValue() || e.core == nil && ops[i].Verb != attune.Flush {

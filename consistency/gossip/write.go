@@ -216,7 +216,7 @@ func (e *Engine) apply(ctx context.Context, op *attune.Op, c *attune.Change, res
 			return true
 		}
 	}
-	if stores && e.core != nil && e.stage.Behind() {
+	if stores && e.core != nil && e.stage.Full() {
 		*res = attune.Result{Status: attune.Failed, Err: repair.ErrBehind}
 		return true
 	}

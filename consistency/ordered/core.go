@@ -59,7 +59,7 @@ type world interface {
 	// stageChange takes over the bytes of an applied change for a store outside this
 	// process.
 	stageChange(change *attune.Change)
-	// behind reports whether so much waits for that store that writes are refused.
+	// behind reports whether so much waits for that store that writes must wait, too.
 	behind() bool
 	// saveState writes cut and the values to disk, closes cut, and has
 	// core.stateSaved called.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/consistency/codec"
-	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
@@ -117,7 +116,7 @@ func (c *core) decide() {
 	}
 	taken := 0
 	for _, r := range c.writes {
-		if b.size > maxBatchBytes {
+		if b.size > maxBatchBytes || c.world.behind() {
 			break
 		}
 		taken++
@@ -312,10 +311,6 @@ func (c *core) decideOp(r *request, op *attune.Op, res *attune.Result) {
 		return
 	}
 	if stores && !c.taken(&ch, op, res) {
-		return
-	}
-	if stores && c.world.behind() {
-		*res = attune.Result{Status: attune.Failed, Err: repair.ErrBehind}
 		return
 	}
 	ch.Stamp(c.nextVersion(b.now))

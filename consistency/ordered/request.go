@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency/repair"
 )
 
 // Errors that end a request. Every one is told to a client as SERVER_ERROR.
@@ -168,6 +169,8 @@ func (c *core) why() error {
 		return errClosed
 	case !c.serving():
 		return errNotReady
+	case c.leads():
+		return repair.ErrBehind // nothing else keeps a leader from deciding
 	}
 	return errNoQuorum
 }

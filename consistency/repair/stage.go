@@ -19,7 +19,7 @@ const (
 	// stageBound is how many may wait per lane, and stageBytes how much all of them
 	// may take. More are not kept here: a read that finds them missing gets them from
 	// a peer.
-	stageBound = 4096
+	stageBound = 8192
 	stageBytes = 64 << 20
 	// stageOverhead is about what a value takes besides itself while it waits.
 	stageOverhead = 256
@@ -77,8 +77,8 @@ type restored struct {
 	item attune.Item
 }
 
-// ErrBehind is why a write is refused whose bytes there is no room for until the
-// store has taken earlier ones.
+// ErrBehind is why a write failed, and nothing was done, that had to wait until the
+// store had taken earlier ones.
 var ErrBehind = errors.New("the store takes values slower than they come: add servers, or slow down")
 
 var (
@@ -233,9 +233,39 @@ func (s *Stager) Drain(ctx context.Context) error {
 }
 
 // Behind reports whether so much waits for the store that no more writes should
-// begin here. One that fails, instead of being slow, is not behind: what it does
-// not take is given up. What others have written is still taken: they may have kept it.
-func (s *Stager) Behind() bool { return s.bytes.Load() > stageBytes/2 }
+// begin here: who decides them is the one whose store gets them all. A store that
+// fails, instead of being slow, is not behind: what it does not take is given up. What
+// others have decided is still taken, while there is room: they have kept it.
+func (s *Stager) Behind() bool { return s.over(stageBytes/4, stageBound/4) }
+
+// Full is Behind for one who cannot wait.
+func (s *Stager) Full() bool { return s.over(stageBytes/2, stageBound/2) }
+
+func (s *Stager) over(bytes int64, waiting int) bool {
+	if s.bytes.Load() > bytes {
+		return true
+	}
+	for _, lane := range s.lanes {
+		if len(lane) > waiting {
+			return true
+		}
+	}
+	return false
+}
+
+// Await returns when the store is not [Stager.Behind], or with ErrBehind when ctx ends.
+func (s *Stager) Await(ctx context.Context) error {
+	for s.Behind() {
+		select {
+		case <-time.After(stagePoll):
+		case <-ctx.Done():
+			return ErrBehind
+		case <-s.ctx.Done():
+			return errClosed
+		}
+	}
+	return nil
+}
 
 // GiveUp ends all waiting: what is on its way to a durable store stays where it is,
 // to be read, and is not brought there any more.
