@@ -11,8 +11,9 @@
 //	conn.go        moves the bytes of one session on a goroutine of its own
 //	output.go      replies gathered for one write
 //	counters.go    what sessions count; stats.go and metrics.go show it
-//	admin.go       HTTP: health, metrics, log level, profiles, recovery
+//	admin.go       HTTP: health, metrics, log level, profiles
 //	snapshot.go    all items of one moment, over HTTP
+//	fleet.go       servers of a backend: watched, and exchanged while it serves
 //	cluster.go     the other controllers: peer port, members, forcing a new cluster
 //
 // One request through it: a loop (or a conn) reads what the socket holds to where

@@ -47,6 +47,10 @@ func reload(node *controller.Node, inUse settings, read func() (settings, error)
 		inUse.LogLevel.SetLevel(next.logLevel)
 	}
 	inUse.values = values
+	if len(changed)+len(restart) == 0 {
+		log.Info("settings reloaded; none has changed (flags and the environment override the file)")
+		return inUse
+	}
 	log.Info("settings reloaded", zap.Strings("changed", changed))
 	if len(restart) > 0 {
 		log.Warn("settings that take a restart have changed; those of before stay in use until then", zap.Strings("settings", restart))
