@@ -65,8 +65,7 @@ type Cluster struct {
 	warnings *warner
 	nonce    uint64 // of this Open
 	opened   time.Time
-	peer     string      // what others dial
-	gossip   string      // what others gossip with, ip:port
+	place    atomic.Pointer[place]
 	bound    net.TCPAddr // where this node listens for gossip
 
 	ctx    context.Context // ends with Close
@@ -74,8 +73,9 @@ type Cluster struct {
 	wg     sync.WaitGroup // all goroutines started here
 	once   sync.Once      // Close
 
-	list     *memberlist.Memberlist
-	listener net.Listener
+	list      atomic.Pointer[memberlist.Memberlist] // replaced when place is
+	transport *transport                            // of list, for who opens that
+	listener  net.Listener
 	// hash is that of the cluster this node belongs to, 0 for none. It is set
 	// under connsMu.
 	hash   atomic.Uint64
@@ -107,6 +107,13 @@ type Cluster struct {
 
 	stats                     [classes]classCounters
 	refused, invalid, unknown atomic.Uint64
+}
+
+// place is where others find this node.
+type place struct {
+	ip     net.IP // of gossip
+	gossip string // what others gossip with, ip:port
+	peer   string // what others dial
 }
 
 // Open opens both ports and starts looking for the others, for whom it never
@@ -164,7 +171,8 @@ func (c *Cluster) openPeer() error {
 	return nil
 }
 
-// openGossip starts memberlist, which from then on tells others about this node.
+// openGossip starts memberlist, which from then on tells others about this node. It is
+// called again when this machine has another address: see follow.
 func (c *Cluster) openGossip() error {
 	conf := memberlist.DefaultLANConfig()
 	conf.Name = c.o.Name
@@ -182,18 +190,18 @@ func (c *Cluster) openGossip() error {
 	// Else who comes back at another address is refused for as long as anybody
 	// remembers the former one.
 	conf.DeadNodeReclaimTime = time.Second
-	d := delegate{c}
-	conf.Delegate, conf.Events, conf.Conflict, conf.Alive, conf.Merge = d, d, d, d, d
-
 	host, port, err := hostPort(c.o.Gossip)
 	if err != nil {
 		return fmt.Errorf("gossip address: %w", err)
+	}
+	if c.bound.Port != 0 {
+		port = c.bound.Port
 	}
 	transport, err := openTransport(c, host, port, conf.Logger)
 	if err != nil {
 		return fmt.Errorf("gossip address: %w", err)
 	}
-	conf.Transport = transport
+	c.transport, conf.Transport = transport, transport
 	conf.BindAddr, conf.BindPort = host, transport.GetAutoBindPort()
 	conf.AdvertisePort = conf.BindPort
 	c.bound = net.TCPAddr{IP: net.ParseIP(host), Port: conf.BindPort}
@@ -214,20 +222,25 @@ func (c *Cluster) openGossip() error {
 		return fmt.Errorf("the gossip address that others are told: %w; set it", err)
 	}
 	conf.AdvertiseAddr = ip.String()
-	c.gossip = net.JoinHostPort(conf.AdvertiseAddr, strconv.Itoa(conf.AdvertisePort))
-	if c.peer, err = c.advertisedPeer(conf.AdvertiseAddr); err != nil {
+	at := &place{ip: ip, gossip: net.JoinHostPort(conf.AdvertiseAddr, strconv.Itoa(conf.AdvertisePort))}
+	if at.peer, err = c.advertisedPeer(conf.AdvertiseAddr); err != nil {
 		transport.Shutdown()
 		return fmt.Errorf("the peer address that others are told: %w", err)
 	}
+	c.place.Store(at)
+	d := delegate{c, at}
+	conf.Delegate, conf.Events, conf.Conflict, conf.Alive, conf.Merge = d, d, d, d, d
 	own := c.meta()
 	if err := own.check(); err != nil {
 		transport.Shutdown()
 		return err
 	}
-	if c.list, err = memberlist.Create(conf); err != nil {
+	list, err := memberlist.Create(conf)
+	if err != nil {
 		transport.Shutdown()
 		return fmt.Errorf("gossip: %w", err)
 	}
+	c.list.Store(list)
 	return nil
 }
 
@@ -266,10 +279,10 @@ func hostPort(addr string) (string, int, error) {
 }
 
 // PeerAddr returns the address that others are told to dial.
-func (c *Cluster) PeerAddr() string { return c.peer }
+func (c *Cluster) PeerAddr() string { return c.place.Load().peer }
 
 // GossipAddr returns the address that others are told to gossip with.
-func (c *Cluster) GossipAddr() string { return c.gossip }
+func (c *Cluster) GossipAddr() string { return c.place.Load().gossip }
 
 // age is the time since Open in milliseconds.
 func (c *Cluster) age() uint64 { return uint64(time.Since(c.opened).Milliseconds()) }
@@ -346,7 +359,7 @@ func (c *Cluster) tell() {
 		}
 		for left := 2; left > 0; left-- {
 			// The error is that not everybody was told yet.
-			if err := c.list.UpdateNode(time.Second); err != nil {
+			if err := c.list.Load().UpdateNode(time.Second); err != nil {
 				c.log.Debug("gossip is slow", zap.Error(err))
 				left = 2
 			}
@@ -365,7 +378,7 @@ func (c *Cluster) tell() {
 func (c *Cluster) meta() meta {
 	return meta{
 		id: c.o.ID, cluster: c.hash.Load(), expect: uint16(c.o.Expect), ready: c.ready.Load(),
-		kind: c.o.Kind, peer: c.peer, listen: c.o.Listen, admin: c.o.Admin,
+		kind: c.o.Kind, peer: c.place.Load().peer, listen: c.o.Listen, admin: c.o.Admin,
 	}
 }
 
@@ -418,7 +431,7 @@ func (c *Cluster) Leave(ctx context.Context) error {
 	if end, ok := ctx.Deadline(); ok {
 		timeout = max(time.Until(end), time.Millisecond)
 	}
-	return c.list.Leave(timeout)
+	return c.list.Load().Leave(timeout)
 }
 
 // Close closes both ports and all connections, and waits for everything that was
@@ -442,12 +455,17 @@ func (c *Cluster) Close() error {
 		if c.listener != nil {
 			c.listener.Close()
 		}
-		if c.list != nil {
-			c.list.Shutdown()
-		}
+		c.leaveGossip()
 		c.wg.Wait()
+		c.leaveGossip() // follow may have opened it again
 	})
 	return nil
+}
+
+func (c *Cluster) leaveGossip() {
+	if list := c.list.Load(); list != nil {
+		list.Shutdown()
+	}
 }
 
 // transport is memberlist's own, but for dials and connections that end when the

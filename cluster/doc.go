@@ -17,6 +17,7 @@
 //	cluster.go  Open, Belong, Leave, Close
 //	members.go  the table of members, fed by memberlist, remembered when it forgets
 //	join.go     looking for the others, again and again
+//	follow.go   this machine has another address
 //	clash.go    two nodes of one name: the younger one stops
 //	settle.go   who founds the cluster: Settle
 //	meta.go     a node's own words in gossip

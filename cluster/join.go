@@ -45,9 +45,16 @@ func (s *seeds) awaited() bool {
 func (c *Cluster) join() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	address := time.NewTicker(followEvery)
+	defer address.Stop()
+	var m mover
 	for {
 		select {
 		case <-timer.C:
+		case <-address.C:
+			if !c.follow(&m) {
+				continue
+			}
 		case <-c.ctx.Done():
 			return
 		}
@@ -111,7 +118,7 @@ func (c *Cluster) ask(addr string, named bool) {
 	}
 	s.asked[addr] = true
 	c.wg.Go(func() {
-		_, err := c.list.Join([]string{addr})
+		_, err := c.list.Load().Join([]string{addr})
 		// It may have been this node itself, under an address it does not know:
 		// then it has not met anybody.
 		alive, _ := c.members.addresses()
@@ -164,7 +171,7 @@ func (c *Cluster) resolve() (addrs []string, unresolved bool) {
 func (c *Cluster) lookup(ctx context.Context, seed string) ([]string, error) {
 	host, port, err := net.SplitHostPort(seed)
 	if err != nil {
-		_, own, _ := net.SplitHostPort(c.gossip)
+		_, own, _ := net.SplitHostPort(c.place.Load().gossip)
 		if host, port, err = net.SplitHostPort(net.JoinHostPort(seed, own)); err != nil {
 			return nil, err
 		}
@@ -187,7 +194,7 @@ func (c *Cluster) lookup(ctx context.Context, seed string) ([]string, error) {
 // self reports whether an address is known to be that of this node's gossip: what
 // it tells others, or its port on an address of this machine.
 func (c *Cluster) self(addr string) bool {
-	if addr == c.gossip {
+	if addr == c.place.Load().gossip {
 		return true
 	}
 	a, err := netip.ParseAddrPort(addr)
@@ -197,10 +204,15 @@ func (c *Cluster) self(addr string) bool {
 	if !c.bound.IP.IsUnspecified() {
 		return a.Addr().IsLoopback() && c.bound.IP.IsLoopback()
 	}
-	local, _ := net.InterfaceAddrs() // without them it is merely asked in vain
+	return ours(a.Addr().AsSlice())
+}
+
+// ours reports whether this machine has an address.
+func ours(ip net.IP) bool {
+	local, _ := net.InterfaceAddrs()
 	return slices.ContainsFunc(local, func(l net.Addr) bool {
 		n, ok := l.(*net.IPNet)
-		return ok && n.IP.Equal(net.IP(a.Addr().AsSlice()))
+		return ok && n.IP.Equal(ip)
 	})
 }
 

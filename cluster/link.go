@@ -416,7 +416,7 @@ func (c *Cluster) greet(ctx context.Context, addr string, id uint64, class Class
 	conn.SetDeadline(time.Now().Add(handshakeTimeout))
 	h := hello{
 		class: class, cluster: c.hash.Load(), from: c.o.ID, to: id,
-		name: c.o.Name, kind: c.o.Kind, peer: c.peer,
+		name: c.o.Name, kind: c.o.Kind, peer: c.place.Load().peer,
 	}
 	if _, err = conn.Write(appendFrame([]byte{byte(class)}, kindHello, nil, h.append(nil))); err != nil {
 		return nil, w, err

@@ -211,6 +211,18 @@ func (m *members) mourn(name string) {
 	}
 }
 
+// mournOthers notes that all nodes died but those.
+func (m *members) mournOthers(living []*memberlist.Node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, r := range m.byName {
+		if r.alive && !slices.ContainsFunc(living, func(n *memberlist.Node) bool { return n.Name == name }) {
+			r.alive, r.since = false, time.Now()
+			m.changedLocked()
+		}
+	}
+}
+
 // forget drops nodes that have been dead for long.
 func (m *members) forget() {
 	var gone []uint64
@@ -259,8 +271,14 @@ func (c *Cluster) unlink(id uint64) {
 }
 
 // delegate is what memberlist calls, mostly under its lock: so nothing here
-// calls memberlist or waits.
-type delegate struct{ c *Cluster }
+// calls memberlist or waits. A memberlist that was given up goes on for a while, and is
+// not believed.
+type delegate struct {
+	c  *Cluster
+	at *place // told by this memberlist
+}
+
+func (d delegate) obsolete() bool { return d.c.place.Load() != d.at }
 
 var (
 	_ memberlist.Delegate         = delegate{}
@@ -280,7 +298,7 @@ func (d delegate) NotifyJoin(n *memberlist.Node)   { d.learn(n) }
 func (d delegate) NotifyUpdate(n *memberlist.Node) { d.learn(n) }
 
 func (d delegate) learn(n *memberlist.Node) {
-	if n.Name == d.c.o.Name {
+	if n.Name == d.c.o.Name || d.obsolete() {
 		return
 	}
 	if words, err := parseMeta(n.Meta); err == nil { // else NotifyAlive refused it
@@ -288,7 +306,11 @@ func (d delegate) learn(n *memberlist.Node) {
 	}
 }
 
-func (d delegate) NotifyLeave(n *memberlist.Node) { d.c.members.mourn(n.Name) }
+func (d delegate) NotifyLeave(n *memberlist.Node) {
+	if !d.obsolete() {
+		d.c.members.mourn(n.Name)
+	}
+}
 
 // NotifyAlive keeps nodes out with whom nothing can be shared.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {

@@ -15,6 +15,7 @@
 //	admin.go       HTTP: health, metrics, log level, profiles, recovery
 //	web.go         the page for people, in web/; web_peers.go asks the others for it
 //	snapshot.go    all items of one moment, over HTTP
+//	fleet.go       servers of a backend: watched, and exchanged while it serves
 //	cluster.go     the other controllers: peer port, members, forcing a new cluster
 //
 // One request through it: a loop (or a conn) reads what the socket holds to where

@@ -32,9 +32,9 @@
 // once, and Settle waits until the backend has them.
 //
 // One get: Get finds the entry, takes the bytes from the stage, the cache of hot
-// ones or the backend, and compares stamps. If they differ and the index has not moved on meanwhile,
-// the bytes are lost and the answer is [ErrGone]: the engine then removes
-// exactly that version and reports a miss.
+// ones or the backend, and compares stamps. If they differ and the index has not
+// moved on meanwhile, the bytes are lost and the answer is [ErrGone]: the engine
+// gets them from a peer, or removes exactly that version and reports a miss.
 //
 // One new replica of an engine with peers: an old one Cuts its index, where its
 // log is then, and writes it; the new one Installs it and applies the log from

@@ -190,10 +190,13 @@ func (r *Replica) reclaimOne(ctx context.Context, key attune.Key) error {
 	defer r.disown(s, st)
 	st.delete, st.sending = true, true
 	s.mu.Unlock()
-	_, rec, there := loader.Load(key.Hash, nil)
+	text, rec, there := loader.Load(key.Hash, nil)
 	s.mu.Lock()
 	var err error
 	if there && (rec.Stamp.Gen != r.gen || !r.names(s, key, rec.Stamp.Version, len(rec.Value))) {
+		if sv, it, wanted := s.owing(st); wanted {
+			sv.rescued(s, attune.Key{Text: text, Hash: key.Hash}, it, rec)
+		}
 		s.mu.Unlock()
 		if err = r.backend.Delete(ctx, key); err == nil {
 			r.durable.reclaimed.Add(1)

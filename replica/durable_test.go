@@ -196,3 +196,37 @@ func TestReclaimDeletesWhatTheIndexDoesNotName(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What is evicted while a Save is open is in it, though its bytes are reclaimed before
+// they were taken.
+func TestSaveOfWhatIsReclaimed(t *testing.T) {
+	r, f := durableReplica()
+	for v, text := range []string{"evicted", "kept"} {
+		c := applyTo(t, r, changeOf(r, text, attune.Version(v+1), "value"))
+		r.Persist(t.Context(), c.Key.Hash, c.Item.Version, func(err error) { t.Error(err) })
+	}
+	save, err := r.Save(epoch, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer save.Close()
+	evict := attune.Change{Key: attune.Key{Hash: r.Hash([]byte("evicted"))}, Item: attune.Item{Deleted: true}, Prior: 1}
+	evict.Stamp(9)
+	applyTo(t, r, evict)
+	if err := r.SweepStore(t.Context(), func(context.Context) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, ok := f.Load(evict.Key.Hash, nil); ok {
+		t.Fatal("its bytes were not reclaimed")
+	}
+	got := make(map[string]string)
+	if err := save.Each(t.Context(), func(key []byte, it attune.Item) error {
+		got[string(key)] = string(it.Value)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got["evicted"] != "value" || got["kept"] != "value" || save.Missing() != 0 {
+		t.Errorf("saved %q, %d missing", got, save.Missing())
+	}
+}

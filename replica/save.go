@@ -437,14 +437,24 @@ func (s *segment) owing(st *staged) (sv *Save, it attune.Item, ok bool) {
 // is held.
 func (sv *Save) rescue(ctx context.Context, key attune.Key, it attune.Item) {
 	rec, err := sv.replica.backend.Get(ctx, key, nil)
-	if err == nil && sv.replica.wrote(&it, &rec) {
-		it.Value = notNil(rec.Value)
-		sv.put(saved{text: key.Text, item: it})
+	if err != nil {
+		rec = kvadapter.Record{}
 	}
 	s := sv.replica.segment(key.Hash)
 	s.mu.Lock()
-	if s.part != nil && s.part.save == sv {
-		delete(s.part.owed, key.Hash)
+	defer s.mu.Unlock()
+	sv.rescued(s, key, it, rec)
+}
+
+// rescued puts aside rec, what the store has, if it is what an owed item wrote. The
+// lock of s is held.
+func (sv *Save) rescued(s *segment, key attune.Key, it attune.Item, rec kvadapter.Record) {
+	if s.part == nil || s.part.save != sv {
+		return
 	}
-	s.mu.Unlock()
+	if sv.replica.wrote(&it, &rec) {
+		it.Value = notNil(rec.Value)
+		sv.put(saved{text: key.Text, item: it})
+	}
+	delete(s.part.owed, key.Hash)
 }

@@ -70,7 +70,7 @@ func adopt(node *controller.Node, inUse settings, next *settings) (settings, err
 	if len(changed) > 0 {
 		node.Log().Info("settings reloaded", zap.Strings("changed", changed))
 	} else {
-		node.Log().Info("settings reloaded; none has changed that can change while this controller runs")
+		node.Log().Info("settings reloaded; none has changed that can change while it runs (flags and the environment override the file)")
 	}
 	if len(restart) > 0 {
 		node.Log().Warn("settings that take a restart have changed; those of before stay in use until then", zap.Strings("settings", restart))

@@ -96,7 +96,8 @@ func TestReload(t *testing.T) {
 // A controller whose bytes are its own has nothing to exchange, and lives on.
 func TestReloadWithoutServers(t *testing.T) {
 	path := file(t, "log-level = info\n")
-	p := startServe(t, "--config", path)
+	p := startServe(t, "--config", path, "--max-conns", "9")
+	p.reload(t, path, "max-conns = 8\n", "none has changed", "flags")
 	p.reload(t, path, "log-level = debug\n", "settings reloaded", "log-level info -> debug")
 	p.reload(t, path, "backend = memcached://127.0.0.1:1\n", "not reloaded", "restart")
 	p.reload(t, path, "", "settings reloaded", "log-level debug -> info")

@@ -298,7 +298,8 @@ func TestStartupGossip(t *testing.T) {
 func TestStartupAlone(t *testing.T) {
 	dir, ports := clone(t), freePorts(t, 1)
 	for _, refused := range []struct{ environ, why string }{
-		{"BACKEND=redis", "embedded or memcached, not redis"},
+		{"BACKEND=redis", "embedded, memcached or pebble, not redis"},
+		{"BACKEND=pebble", "say where, as in DATA=data"},
 		{"NODES=some", "1 to 99, not some"},
 		{"CONSISTENCY=strict NODES=1", `unknown consistency level "strict"`},
 	} {
