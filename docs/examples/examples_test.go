@@ -70,13 +70,22 @@ func run(t *testing.T, c *attunetest.Cluster, name string, args ...string) (out 
 }
 
 // fine runs a program that must see nothing strange.
-func fine(t *testing.T, c *attunetest.Cluster, name string, args ...string) (out string) {
+func fine(t *testing.T, c *attunetest.Cluster, name string, args ...string) {
 	t.Helper()
-	out, ok := run(t, c, name, args...)
-	if !ok {
+	if out, ok := run(t, c, name, args...); !ok {
 		t.Errorf("%s saw what this level forbids:\n%s", name, out)
 	}
-	return out
+}
+
+// mostly runs a program that sees nothing strange while no controller comes or goes.
+// One that a busy machine does not run for 2.5 s went, as the others see it: so it is
+// run again then.
+func mostly(t *testing.T, c *attunetest.Cluster, name string, args ...string) {
+	t.Helper()
+	attunetest.Eventually(t, name+" sees nothing strange", func() bool {
+		_, ok := run(t, c, name, args...)
+		return ok
+	})
 }
 
 // strange runs a program, again and again, until it sees what the level allows.
@@ -116,14 +125,14 @@ func start(t *testing.T, level string) *attunetest.Cluster {
 	return c
 }
 
-// calm is what all levels promise while nothing fails.
-func calm(t *testing.T, c *attunetest.Cluster) {
+// calm is what all levels promise while nothing fails; see says how surely.
+func calm(t *testing.T, c *attunetest.Cluster, see func(t *testing.T, c *attunetest.Cluster, name string, args ...string)) {
 	t.Helper()
 	out, _ := run(t, c, "session", session...)
 	knows(t, out, "the same connection")
-	fine(t, c, "lock", lock...)
-	fine(t, c, "counter", counter...)
-	fine(t, c, "counter", append(counter, "-how", "cas")...)
+	see(t, c, "lock", lock...)
+	see(t, c, "counter", counter...)
+	see(t, c, "counter", append(counter, "-how", "cas")...)
 }
 
 // knows looks for a line of session that has no session missed and none too long.
@@ -146,21 +155,25 @@ func slow(c *attunetest.Cluster) {
 func TestLinearizable(t *testing.T) {
 	t.Parallel()
 	c := start(t, "linearizable")
-	calm(t, c)
+	calm(t, c, fine)
 	fine(t, c, "session", session...)
 	fine(t, c, "feed", feed...)
 
 	c.Net.Part([]string{"n1"}, []string{"n2", "n3"})
 	c.WaitLeader(c.Nodes[1:]...)
-	if out := fine(t, c, "lock", lock...); strings.HasPrefix(out, "taken 0,") {
-		t.Errorf("nobody took the lock, though most controllers are together:\n%s", out)
-	}
+	attunetest.Eventually(t, "somebody takes the lock, as most controllers are together", func() bool {
+		out, ok := run(t, c, "lock", lock...)
+		if !ok {
+			t.Errorf("two had the lock at the level linearizable:\n%s", out)
+		}
+		return !strings.HasPrefix(out, "taken 0,")
+	})
 }
 
 func TestSequential(t *testing.T) {
 	t.Parallel()
 	c := start(t, "sequential")
-	calm(t, c)
+	calm(t, c, fine)
 	fine(t, c, "feed", feed...)
 	out, _ := run(t, c, "session", session...)
 	knows(t, out, "another controller, new connection")
@@ -169,7 +182,7 @@ func TestSequential(t *testing.T) {
 func TestCausal(t *testing.T) {
 	t.Parallel()
 	c := start(t, "causal")
-	calm(t, c)
+	calm(t, c, mostly)
 	slow(c)
 	fine(t, c, "feed", feed...)
 	if out, ok := run(t, c, "session", "-users", "3"); ok {
@@ -180,7 +193,7 @@ func TestCausal(t *testing.T) {
 func TestEventual(t *testing.T) {
 	t.Parallel()
 	c := start(t, "eventual")
-	calm(t, c)
+	calm(t, c, mostly)
 	slow(c)
 	strange(t, c, "feed", feed...)
 	c.Net.HealAll()
