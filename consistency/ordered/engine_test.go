@@ -437,7 +437,7 @@ func TestLostBytesOfASilentPeer(t *testing.T) {
 		}
 	}
 	for _, m := range g.members {
-		repair.NewFetcher(m.cluster, m.replica, m.stage, m.peers) // it answers again
+		repair.NewFetcher(m.cluster, m.replica, m.stage, m.peers, m.position) // it answers again
 	}
 	leader.want("n", "7")
 	if res := leader.do(leader.op(attune.Incr, "n", "")); res[0].Number != 8 {
