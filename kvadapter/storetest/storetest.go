@@ -55,7 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) kvadapter.Backend, o Options) {
 	}{
 		{"what is put is got, of any size", (*suite).sizes},
 		{"a put replaces a record of any other size", (*suite).replace},
-		{"any bytes make a key", (*suite).listKeys},
+		{"any bytes make a key", (*suite).keys},
 		{"what was not put, or deleted, is not found", (*suite).notFound},
 		{"stamps are kept and not compared", (*suite).stamps},
 		{"small values are copied, large ones never change", (*suite).ownership},
