@@ -407,7 +407,7 @@ func TestLostBytes(t *testing.T) {
 // Bytes that one replica has lost are not given up while another that may have them
 // does not tell, because it or its store is slow.
 func TestLostBytesOfASilentPeer(t *testing.T) {
-	const callFetch = 3 * cluster.MinKind
+	const callFetch = 3*cluster.MinKind + 3
 	g := newGroup(t, 3, false)
 	g.members[0].do(g.members[0].op(attune.Set, "n", "7"))
 	var leader *member

@@ -16,7 +16,7 @@ import (
 const (
 	// callFetch asks for the value of a key, of exactly one version: that, the
 	// position that who asks has begun, and the key.
-	callFetch    byte = 3 * cluster.MinKind
+	callFetch    byte = streamValues + 1
 	fetchHead         = 8 + 8
 	fetchTimeout      = 300 * time.Millisecond
 	// fetchPoll is how often one who is behind looks whether it is not any more.

@@ -261,7 +261,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 func TestARequestThatCannotBeReadIsAnError(t *testing.T) {
 	all := peers(t, 2)
 	a, b := all[0], all[1]
-	const kind = 3 * cluster.MinKind
+	const kind = 3*cluster.MinKind + 3
 	for _, body := range [][]byte{nil, make([]byte, 7), make([]byte, 16)} {
 		answer, err := a.cluster.Call(within(t), b.id, kind, body)
 		if remote := (*cluster.RemoteError)(nil); !errors.As(err, &remote) {
