@@ -157,6 +157,9 @@ func (w *watcher) say(request string) (line string, ok bool) {
 	w.answers.Add(1)
 	if strings.HasPrefix(line, "SERVER_ERROR") {
 		w.errors.add("%s: %q: %s", w.key, request, line)
+		if strings.Contains(line, "backend") { // the others have what one has not
+			w.lost.add("%s: %q: %s", w.key, request, line)
+		}
 	}
 	return strings.TrimSpace(line), true
 }

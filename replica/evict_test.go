@@ -3,6 +3,7 @@ package replica
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -335,5 +336,28 @@ func BenchmarkDead(b *testing.B) {
 	now := time.Now().UnixMilli()
 	for b.Loop() {
 		r.Dead(now, len(keys), nil)
+	}
+}
+
+// bounded is a store that takes so many bytes.
+type bounded struct {
+	remote
+	most int
+}
+
+func (b *bounded) Takes(_ attune.Key, size int) error {
+	if size > b.most {
+		return kvadapter.ErrTooLarge
+	}
+	return nil
+}
+
+func TestTakes(t *testing.T) {
+	r := Open(Options{Backend: &bounded{remote: remote{store: newStore()}, most: 10}})
+	if err := r.Takes(attune.Key{}, 11); !errors.Is(err, kvadapter.ErrTooLarge) {
+		t.Error(err)
+	}
+	if err := errors.Join(r.Takes(attune.Key{}, 10), Open(Options{Backend: newMemory()}).Takes(attune.Key{}, 1<<40)); err != nil {
+		t.Error(err)
 	}
 }

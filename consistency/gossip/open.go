@@ -136,7 +136,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	k.acks.want.Store(int64(e.o.WriteAcks))
 	k.cut.maxAge = e.o.TombstoneMaxAge
 	e.stage = repair.NewStager(e.replica, e.log)
-	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.others)
+	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.others, func() (applied, begun uint64) { return 0, 0 })
 	e.filler = repair.NewFiller(e.cluster, e.replica, e.others, e.o.RepairRate, e.log)
 	if !e.replica.Immediate() {
 		k.remote = e.stage.Add

@@ -113,6 +113,11 @@ func (e *Engine) peers() []cluster.Member {
 	return append(append(leader, ready...), others...)
 }
 
+// position is in the log.
+func (e *Engine) position() (applied, begun uint64) {
+	return e.core.applied.Load(), e.core.begun.Load()
+}
+
 func (e *Engine) saveState(snap *pb.Snapshot, cut *replica.Cut) {
 	e.tasks.Go(func() {
 		defer cut.Close()
@@ -246,6 +251,7 @@ const recoverTries = 5
 func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attune.Item, error) {
 	ctx, cancel := e.until(c)
 	defer cancel()
+	var caught attune.Version // what the index still named when this replica had caught up
 	for range recoverTries {
 		value, sure, err := e.fetcher.Fetch(ctx, key, item)
 		if err != nil {
@@ -256,7 +262,7 @@ func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attu
 			return item, nil
 		}
 		it, err := e.replica.Get(ctx, key, nil, false)
-		missing, gone := repair.Missing(err)
+		missing, _ := repair.Missing(err)
 		if !missing {
 			return it, err
 		}
@@ -264,27 +270,42 @@ func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attu
 			item = it
 			continue
 		}
-		if err := out(err, sure); !gone || err != nil {
-			return attune.Item{}, err
+		if why := out(err, sure); why != nil {
+			// Those who have it no more may be ahead of this replica.
+			if !sure || caught == it.Stored || e.await(c, localCall{kind: kindBarrier}) != nil {
+				return attune.Item{}, why
+			}
+			caught = it.Stored
+		} else {
+			err := e.await(c, localCall{kind: kindEvict, lost: lost{key.Hash, item.Version}})
+			if err != nil {
+				return attune.Item{}, fmt.Errorf("an item whose bytes are lost could not be removed: %w", err)
+			}
 		}
-		done := make(chan struct{})
-		evict := &attune.Call{Ctx: c.Ctx, Deadline: c.Deadline, Done: func() { close(done) }}
-		if !e.submit(localCall{call: evict, kind: kindEvict, lost: lost{key.Hash, item.Version}}) {
-			<-done
-		}
-		if evict.Err != nil {
-			return attune.Item{}, fmt.Errorf("an item whose bytes are lost could not be removed: %w", evict.Err)
-		}
-		// Applied by the leader; here it may take a moment more.
-		if err := e.waitApplied(evict); err != nil {
-			return attune.Item{}, err
-		}
-		if it, err = e.replica.Get(ctx, key, nil, false); err == nil || !errors.Is(err, replica.ErrGone) {
+		it, err = e.replica.Get(ctx, key, nil, false)
+		if missing, _ := repair.Missing(err); !missing {
 			return it, err
 		}
 		item = it
 	}
 	return attune.Item{}, replica.ErrBusy
+}
+
+// await has the core do something by the deadline of c, and returns when that is
+// applied here.
+func (e *Engine) await(c *attune.Call, in localCall) error {
+	call := &attune.Call{Ctx: c.Ctx, Deadline: c.Deadline}
+	for {
+		done := make(chan struct{})
+		call.Done = func() { close(done) }
+		if in.call = call; !e.submit(in) {
+			<-done
+		}
+		if call.Err != nil || in.kind != kindEvict {
+			return call.Err
+		}
+		in.kind = kindSeen // applied by the leader; here it may take a moment more
+	}
 }
 
 // out is why bytes are out of reach and not lost: here is what the store here said,
@@ -298,14 +319,4 @@ func out(here error, sure bool) error {
 	default:
 		return nil
 	}
-}
-
-// waitApplied returns when what c has seen is applied here.
-func (e *Engine) waitApplied(c *attune.Call) error {
-	done := make(chan struct{})
-	c.Done = func() { close(done) }
-	if !e.submit(localCall{call: c, kind: kindSeen}) {
-		<-done
-	}
-	return c.Err
 }

@@ -13,7 +13,7 @@ import (
 
 // Who looks for lost bytes does so until the call's deadline, and no longer.
 func TestLostBytesAreSoughtUntilTheDeadline(t *testing.T) {
-	const callFetch = 3 * cluster.MinKind
+	const callFetch = 3*cluster.MinKind + 3
 	g := newGroup(t, 3, false)
 	m := g.members[1]
 	g.members[0].do(g.members[0].op(attune.Set, "n", "7"))
@@ -22,9 +22,9 @@ func TestLostBytesAreSoughtUntilTheDeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, other := range g.members {
-		other.cluster.HandleCall(callFetch, func(ctx context.Context, _ uint64, _ []byte) ([]byte, error) {
-			<-ctx.Done()
-			return nil, context.Cause(ctx)
+		other.cluster.HandleCall(callFetch, func(context.Context, uint64, []byte) ([]byte, error) {
+			<-t.Context().Done() // and not in time to say so
+			return nil, t.Context().Err()
 		})
 	}
 	it, err := m.replica.Get(t.Context(), m.key("n"), nil, false)

@@ -92,7 +92,8 @@ type core struct {
 
 	// What everybody may read.
 	applied    atomic.Uint64
-	clock      atomic.Int64 // st.time
+	begun      atomic.Uint64 // at least st.applied; the replica has nothing of later entries
+	clock      atomic.Int64  // st.time
 	isServing  atomic.Bool
 	unanchored atomic.Uint64
 	counts     counts
@@ -406,6 +407,7 @@ func (c *core) nameOf(id uint64) string {
 // it reads no clock and waits for nothing.
 func (c *core) apply(e *pb.Entry) {
 	c.st.applied, c.st.term = e.GetIndex(), e.GetTerm()
+	c.begun.Store(c.st.applied)
 	switch e.GetType() {
 	case pb.EntryConfChange, pb.EntryConfChangeV2:
 		c.applyConfChange(e)

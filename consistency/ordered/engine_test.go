@@ -407,7 +407,7 @@ func TestLostBytes(t *testing.T) {
 // Bytes that one replica has lost are not given up while another that may have them
 // does not tell, because it or its store is slow.
 func TestLostBytesOfASilentPeer(t *testing.T) {
-	const callFetch = 3 * cluster.MinKind
+	const callFetch = 3*cluster.MinKind + 3
 	g := newGroup(t, 3, false)
 	g.members[0].do(g.members[0].op(attune.Set, "n", "7"))
 	var leader *member
@@ -439,7 +439,7 @@ func TestLostBytesOfASilentPeer(t *testing.T) {
 		}
 	}
 	for _, m := range g.members {
-		repair.NewFetcher(m.cluster, m.replica, m.stage, m.peers) // it answers again
+		repair.NewFetcher(m.cluster, m.replica, m.stage, m.peers, m.position) // it answers again
 	}
 	leader.want("n", "7")
 	if res := leader.do(leader.op(attune.Incr, "n", "")); res[0].Number != 8 {

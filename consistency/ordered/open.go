@@ -110,7 +110,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	}
 	e.core.replica = e.replica
 	e.stage = repair.NewStager(e.replica, e.log)
-	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.peers)
+	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.peers, e.position)
 	e.filler = repair.NewFiller(e.cluster, e.replica, e.peers, e.o.RepairRate, e.log)
 	if known {
 		err = e.load()
@@ -200,6 +200,7 @@ func (e *Engine) load() error {
 		return fmt.Errorf("data-dir %s: %w", e.o.DataDir, err)
 	}
 	c.snaps.hydrated = true
+	c.begun.Store(c.st.applied)
 	e.log.Info("took the state from disk", zap.Uint64("index", c.st.applied), zap.Int("items", e.replica.Len()))
 	return nil
 }

@@ -182,6 +182,7 @@ func (c *core) install(snap *pb.Snapshot) {
 	if err := c.store.Install(st.applied, st.term, meta.GetConfState()); err != nil {
 		panic(fmt.Sprintf("the Raft log cannot be written; this controller must not go on: %v", err))
 	}
+	c.begun.Store(st.applied)
 	c.replica.Swap(p.cut)
 	c.st = st
 	c.conf = meta.GetConfState()

@@ -14,9 +14,13 @@ import (
 )
 
 const (
-	// callFetch asks for the value of a key, of exactly one version.
-	callFetch    byte = 3 * cluster.MinKind
+	// callFetch asks for the value of a key, of exactly one version: that, the
+	// position that who asks has begun, and the key.
+	callFetch    byte = streamValues + 1
+	fetchHead         = 8 + 8
 	fetchTimeout      = 300 * time.Millisecond
+	// fetchPoll is how often one who is behind looks whether it is not any more.
+	fetchPoll = time.Millisecond
 )
 
 // ErrSilent is why an item is neither shown nor removed whose bytes are lost here.
@@ -24,20 +28,25 @@ var ErrSilent = errors.New("the value is lost here, and a controller that may ha
 
 var errRequest = errors.New("a request for bytes that cannot be read")
 
+// Position is how far a replica is in the one order of all changes: it shows those up
+// to applied, and none beyond begun. Both are 0 at a level that has no such order.
+type Position func() (applied, begun uint64)
+
 // Fetcher gets bytes from other controllers, and gives them those they ask for.
 type Fetcher struct {
-	cluster *cluster.Cluster
-	replica *replica.Replica
-	stage   *Stager
-	peers   func() []cluster.Member
+	cluster  *cluster.Cluster
+	replica  *replica.Replica
+	stage    *Stager
+	peers    func() []cluster.Member
+	position Position
 
 	asked, found atomic.Int64
 }
 
 // NewFetcher begins to answer the others. peers are those to ask, best first; stage
 // gets what is fetched.
-func NewFetcher(c *cluster.Cluster, r *replica.Replica, stage *Stager, peers func() []cluster.Member) *Fetcher {
-	f := &Fetcher{cluster: c, replica: r, stage: stage, peers: peers}
+func NewFetcher(c *cluster.Cluster, r *replica.Replica, stage *Stager, peers func() []cluster.Member, position Position) *Fetcher {
+	f := &Fetcher{cluster: c, replica: r, stage: stage, peers: peers, position: position}
 	c.HandleCall(callFetch, f.serve) // the answer may be long, the question is not
 	return f
 }
@@ -58,6 +67,8 @@ func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (va
 	f.asked.Add(1)
 	sure = true
 	body := binary.LittleEndian.AppendUint64(nil, uint64(it.Stored))
+	_, begun := f.position()
+	body = binary.LittleEndian.AppendUint64(body, begun)
 	body = append(body, key.Text...)
 	for _, m := range f.peers() {
 		once, cancel := context.WithTimeout(ctx, fetchTimeout)
@@ -78,12 +89,28 @@ func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (va
 }
 
 // serve answers Fetch: a byte and the value, or nothing if it does not have that.
-// A store that failed, or is late, may have it: that is an error.
+// A store that failed, or is late, may have it: that is an error. And who is behind
+// the one that asks is about to have it, so it says no when it is not any more.
 func (f *Fetcher) serve(ctx context.Context, _ uint64, body []byte) ([]byte, error) {
-	if len(body) < 9 {
+	if len(body) <= fetchHead {
 		return nil, errRequest
 	}
-	key := attune.Key{Text: body[8:], Hash: f.replica.Hash(body[8:])}
+	stored, position := attune.Version(binary.LittleEndian.Uint64(body)), binary.LittleEndian.Uint64(body[8:])
+	key := attune.Key{Text: body[fetchHead:], Hash: f.replica.Hash(body[fetchHead:])}
+	for {
+		applied, _ := f.position() // asked before the replica is
+		if answer, err := f.answer(ctx, key, stored); answer != nil || err != nil || applied >= position {
+			return answer, err
+		}
+		select {
+		case <-time.After(fetchPoll):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (f *Fetcher) answer(ctx context.Context, key attune.Key, stored attune.Version) ([]byte, error) {
 	answer := make([]byte, 1, 4<<10)
 	it, err := f.replica.Get(ctx, key, answer[1:], false)
 	switch {
@@ -91,7 +118,7 @@ func (f *Fetcher) serve(ctx context.Context, _ uint64, body []byte) ([]byte, err
 		return nil, nil
 	case err != nil:
 		return nil, err // the store may have it, and cannot say so
-	case it.Version == 0 || uint64(it.Stored) != binary.LittleEndian.Uint64(body):
+	case it.Version == 0 || it.Stored != stored:
 		return nil, nil
 	}
 	return append(answer, it.Value...), nil

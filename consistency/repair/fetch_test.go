@@ -2,10 +2,11 @@ package repair_test
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/zap"
@@ -25,6 +26,17 @@ type peer struct {
 	cluster *cluster.Cluster
 	fetcher *repair.Fetcher // nil: it answers nobody
 	filler  *repair.Filler
+
+	position atomic.Uint64 // in the order of all changes
+	asked    chan struct{} // for which there is one whenever it is told
+}
+
+func (p *peer) at() (applied, begun uint64) {
+	select {
+	case p.asked <- struct{}{}:
+	default:
+	}
+	return p.position.Load(), p.position.Load()
 }
 
 // peers are n nodes that know each other. The first asks the others in order, and
@@ -45,7 +57,7 @@ func peers(t testing.TB, n int, mute ...int) []*peer {
 		t.Cleanup(func() { c.Close() })
 		c.Belong([16]byte{1})
 		seeds = []string{c.GossipAddr()}
-		all = append(all, &peer{node: newNode(), id: id, cluster: c})
+		all = append(all, &peer{node: newNode(), id: id, cluster: c, asked: make(chan struct{}, 1)})
 	}
 	others := func() (ms []cluster.Member) {
 		for _, p := range all[1:] {
@@ -59,7 +71,7 @@ func peers(t testing.TB, n int, mute ...int) []*peer {
 			silent = silent || m == i
 		}
 		if !silent {
-			p.fetcher = repair.NewFetcher(p.cluster, p.Replica, stager(t, p.node), others)
+			p.fetcher = repair.NewFetcher(p.cluster, p.Replica, stager(t, p.node), others, p.at)
 			p.filler = repair.NewFiller(p.cluster, p.Replica, others, 0, zap.NewNop())
 		}
 		for _, o := range all {
@@ -189,6 +201,44 @@ func TestNotSureIfSomebodyDidNotSay(t *testing.T) {
 	}
 }
 
+// TestWhoIsBehindDoesNotSayNo: what it is about to have it gives when it has it.
+func TestWhoIsBehindDoesNotSayNo(t *testing.T) {
+	all := peers(t, 2)
+	a, b := all[0], all[1]
+	for i, row := range []struct {
+		name       string
+		meanwhile  func(key string) // at b, before it has caught up
+		value      string
+		sure, late bool
+	}{
+		{name: "it catches up", meanwhile: func(key string) { b.put(t, key, 7, "seven") }, value: "seven", sure: true},
+		{name: "and has it no more", meanwhile: func(key string) { b.put(t, key, 8, "eight") }, sure: true},
+		{name: "it does not", meanwhile: func(string) {}, late: true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			key := fmt.Sprint("k", i)
+			it := a.lost(t, key, 7, "seven")
+			a.position.Store(uint64(10 + i))
+			b.put(t, key, 5, "five")
+			for len(b.asked) > 0 {
+				<-b.asked
+			}
+			var changing sync.WaitGroup
+			changing.Go(func() {
+				<-b.asked
+				row.meanwhile(key)
+				if !row.late {
+					b.position.Store(uint64(10 + i))
+				}
+			})
+			if value, found, sure := a.fetch(t, key, it); value != row.value || found != (row.value != "") || sure != row.sure {
+				t.Errorf("fetched %q, found %v, sure %v", value, found, sure)
+			}
+			changing.Wait()
+		})
+	}
+}
+
 // TestFetchEndsWithItsContext, and says why.
 func TestFetchEndsWithItsContext(t *testing.T) {
 	all := peers(t, 2)
@@ -211,8 +261,8 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 func TestARequestThatCannotBeReadIsAnError(t *testing.T) {
 	all := peers(t, 2)
 	a, b := all[0], all[1]
-	const kind = 3 * cluster.MinKind
-	for _, body := range [][]byte{nil, make([]byte, 7), binary.LittleEndian.AppendUint64(nil, 7)} {
+	const kind = 3*cluster.MinKind + 3
+	for _, body := range [][]byte{nil, make([]byte, 7), make([]byte, 16)} {
 		answer, err := a.cluster.Call(within(t), b.id, kind, body)
 		if remote := (*cluster.RemoteError)(nil); !errors.As(err, &remote) {
 			t.Errorf("%d bytes: answered %q, %v", len(body), answer, err)

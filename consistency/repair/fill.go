@@ -19,9 +19,10 @@ import (
 
 const (
 	// streamKeys asks for all keys whose bytes a controller has, streamValues for
-	// the bytes of those named: kinds of their own, next to callFetch.
-	streamKeys   byte = callFetch + 1
-	streamValues byte = callFetch + 2
+	// the bytes of those named. 3 * cluster.MinKind was a call without a position, and is
+	// given to nothing else.
+	streamKeys   byte = 3*cluster.MinKind + 1
+	streamValues byte = streamKeys + 1
 
 	// fillBatch is how many keys are looked for in the store here at a time.
 	fillBatch = 256
