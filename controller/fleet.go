@@ -34,6 +34,22 @@ func (n *Node) fleetServers() (all []kvadapter.Server) {
 	return all
 }
 
+// fleetLine is a server in a word and two numbers: calls that failed, and the mean
+// time of one in microseconds, 0 for none.
+func fleetLine(v *kvadapter.Server) string {
+	state, mean, calls := "up", int64(0), uint64(0)
+	if v.Down {
+		state = "down"
+	}
+	for _, n := range v.Latency.Buckets {
+		calls += n
+	}
+	if calls > 0 {
+		mean = v.Latency.Sum.Microseconds() / int64(calls)
+	}
+	return fmt.Sprintf("%s %d %d", state, v.Errors, mean)
+}
+
 // Backend is the backend the node uses: that of its Config, or of the newest
 // Reconfigure.
 func (n *Node) Backend() string { return *n.backend.Load() }

@@ -44,6 +44,8 @@ in memory or in memcached servers, at the consistency level you choose.
   attune cli                        talk to it
   attune show                       show its cluster
   attune ready                      say whether it serves its level
+  attune leader transfer            have another controller lead
+  attune leave                      have a controller leave for good
   attune snapshot                   save all of its items, restore them
   attune bench                      measure it
   attune simulate                   how writes spread in a cluster of thousands`,
@@ -51,7 +53,7 @@ in memory or in memcached servers, at the consistency level you choose.
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newReadyCommand(), newRecoverCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newReadyCommand(), newLeaderCommand(), newLeaveCommand(), newRecoverCommand(), newVersionCommand())
 	return root
 }
 
