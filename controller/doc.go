@@ -11,8 +11,11 @@
 //	conn.go        moves the bytes of one session on a goroutine of its own
 //	output.go      replies gathered for one write
 //	counters.go    what sessions count; stats.go and metrics.go show it
-//	admin.go       HTTP: health, metrics, log level, profiles, recovery
+//	admin.go       HTTP: health, metrics, log level, profiles, recovery, and what follows
 //	snapshot.go    all items of one moment, over HTTP
+//	explain.go     what all controllers have of a key; watch.go: changes as they come
+//	trace.go       a command of an operator's, and when it came where
+//	lead.go        handing over leadership; leaving for good
 //	cluster.go     the other controllers: peer port, members, forcing a new cluster
 //
 // One request through it: a loop (or a conn) reads what the socket holds to where
