@@ -16,6 +16,9 @@
 //	web.go         the page for people, in web/; web_peers.go asks the others for it
 //	snapshot.go    all items of one moment, over HTTP
 //	fleet.go       servers of a backend: watched, and exchanged while it serves
+//	explain.go     what all controllers have of a key; watch.go: changes as they come
+//	trace.go       a command of an operator's, and when it came where
+//	lead.go        handing over leadership; leaving for good
 //	cluster.go     the other controllers: peer port, members, forcing a new cluster
 //
 // One request through it: a loop (or a conn) reads what the socket holds to where

@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"fmt"
+
 	"go.uber.org/zap"
 
 	"github.com/attunekv/attune/kvadapter"
@@ -30,4 +32,20 @@ func (n *Node) fleetServers() (all []kvadapter.Server) {
 		}
 	}
 	return all
+}
+
+// fleetLine is a server in a word and two numbers: calls that failed, and the mean
+// time of one in microseconds, 0 for none.
+func fleetLine(v *kvadapter.Server) string {
+	state, mean, calls := "up", int64(0), uint64(0)
+	if v.Down {
+		state = "down"
+	}
+	for _, n := range v.Latency.Buckets {
+		calls += n
+	}
+	if calls > 0 {
+		mean = v.Latency.Sum.Microseconds() / int64(calls)
+	}
+	return fmt.Sprintf("%s %d %d", state, v.Errors, mean)
 }

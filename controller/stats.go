@@ -65,6 +65,9 @@ func (s *session) stats(r *protocol.Request) {
 			emit("hot_misses", r.HotMisses)
 			emit("hot_evictions", r.HotEvicted)
 		}
+		for _, v := range n.fleetServers() {
+			emit("fleet_"+v.Addr, fleetLine(&v))
+		}
 		emit("level", n.cfg.Level)
 		emit("name", n.cfg.Name)
 		emit("admin", orNone(n.adminStat()))

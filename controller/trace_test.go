@@ -109,3 +109,27 @@ func TestTraceOfOneAlone(t *testing.T) {
 	wantSteps(t, trace(t, n, "set k 0 0 1\r\n1\r\n", "STORED\r\n"), "decided and applied here", "answered")
 	wantSteps(t, trace(t, n, "get k\r\n", "VALUE k 0 1\r\n1\r\nEND\r\n"), "answered")
 }
+
+// Whatever is posted, a trace ends, with an answer or a reason, and the next one works.
+func FuzzTrace(f *testing.F) {
+	cfg := testConfig()
+	cfg.Level = consistency.Eventual
+	n := start(f, cfg)
+	for _, seed := range []string{
+		"get k\r\n", "set k 0 0 1\r\nv\r\nget k\r\n", "set k 0 0 9\r\nv\r\n", "mg k v t N30\r\nmn\r\n", "quit\r\n", "stats sizes\r\n",
+		"set k 0 0 40000\r\n", "gat 1 k k2\r\n", "incr k 1 noreply\r\n", "\x80\x00", "flush_all 10\r\n", "",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, command []byte) {
+		if len(command) > inSize {
+			return
+		}
+		if x, err := n.trace(command); err == nil && len(x.Steps) == 0 {
+			t.Errorf("%q: no steps", command)
+		}
+		if x, err := n.trace([]byte("mn\r\n")); err != nil || x.Reply != "MN\r\n" {
+			t.Errorf("after %q: %+v, %v", command, x, err)
+		}
+	})
+}

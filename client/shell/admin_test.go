@@ -162,7 +162,7 @@ func FuzzReadEvents(f *testing.F) {
 				sh.showEvent(&ev)
 			}
 			return nil
-		})
+		}, sh.out.Flush)
 		sh.out.Flush()
 		if err == nil {
 			t.Error("a stream that ends is an error")

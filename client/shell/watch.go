@@ -40,11 +40,7 @@ func (sh *shell) watch(in input) error {
 		return err
 	}
 	defer stream.Close()
-	if err := sh.out.Flush(); err != nil {
-		return err
-	}
-	r := bufio.NewReaderSize(stream, maxEvent)
-	err = readEvents(r, func(data []byte) error {
+	err = readEvents(bufio.NewReaderSize(stream, maxEvent), func(data []byte) error {
 		if in.json {
 			sh.out.Write(data)
 			sh.out.WriteByte('\n')
@@ -55,11 +51,8 @@ func (sh *shell) watch(in input) error {
 			}
 			sh.showEvent(&ev)
 		}
-		if r.Buffered() == 0 {
-			return sh.out.Flush()
-		}
 		return nil
-	})
+	}, sh.out.Flush)
 	if sh.ctx.Err() != nil {
 		return nil // that is how it ends
 	}
@@ -102,10 +95,16 @@ func verbColour(verb string) string {
 	return "31" // something is gone
 }
 
-// readEvents hands the data of each event of a stream to each, until that fails or
-// the stream ends. Kinds and comments are passed over. Data is valid during the call.
-func readEvents(r *bufio.Reader, each func(data []byte) error) error {
+// readEvents hands the data of each event of a stream to each, and calls idle when it
+// has to wait for more, until one of them fails or the stream ends. Kinds and comments
+// are passed over. Data is valid during the call.
+func readEvents(r *bufio.Reader, each func(data []byte) error, idle func() error) error {
 	for {
+		if r.Buffered() == 0 {
+			if err := idle(); err != nil {
+				return err
+			}
+		}
 		line, err := r.ReadSlice('\n')
 		if err != nil {
 			return err

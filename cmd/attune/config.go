@@ -49,7 +49,7 @@ var allSettings = []setting{
 		func(s *settings, v string) error { s.Name = v; return nil }},
 	{"listen", "127.0.0.1:8000", "memcache addresses, comma-separated: host:port or unix:/path",
 		func(s *settings, v string) error { s.Listen = list(v); return nil }},
-	{"admin", "127.0.0.1:9090", "HTTP address of the web page (/), /api/cluster /api/node /healthz /readyz /metrics /loglevel /config /fault /recover /snapshot; off for none",
+	{"admin", "127.0.0.1:9090", "HTTP address of the web page (/), /api/cluster /api/node /healthz /readyz /metrics /loglevel /config /fault /recover /snapshot /explain /watch /trace /leader/transfer /leave; off for none",
 		func(s *settings, v string) error {
 			if s.Admin = v; v == "off" {
 				s.Admin = ""

@@ -44,6 +44,8 @@ in memory, in files or in memcached servers, at the consistency level you choose
   attune cli                        talk to it
   attune show                       show its cluster
   attune ready                      say whether it serves its level
+  attune leader transfer            have another controller lead
+  attune leave                      have a controller leave for good
   attune snapshot                   save all of its items, restore them
   attune fault                      break its network, to see what happens
   attune bench                      measure it
@@ -53,7 +55,7 @@ in memory, in files or in memcached servers, at the consistency level you choose
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newVerifyCommand(), newReadyCommand(), newRecoverCommand(), newFaultCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newVerifyCommand(), newReadyCommand(), newLeaderCommand(), newLeaveCommand(), newRecoverCommand(), newFaultCommand(), newVersionCommand())
 	return root
 }
 

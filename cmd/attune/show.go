@@ -2,16 +2,17 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
+	"os/signal"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/attunekv/attune/client"
 )
@@ -19,6 +20,8 @@ import (
 // newShowCommand is `attune show`: the cluster as one controller sees it.
 func newShowCommand() *cobra.Command {
 	var servers []string
+	var asJSON bool
+	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show the cluster as a controller sees it",
@@ -34,46 +37,148 @@ ask that.
 At the levels causal and eventual it shows how the copy of every member compares
 with that of the controller asked: equal, or differs, as it does for a moment while
 there are writes. LACKS is how many changes that controller has and the member has
-not, AHEAD how many the other way round, CLOCK how far the member's clock is ahead.`,
+not, AHEAD how many the other way round, CLOCK how far the member's clock is ahead.
+
+Servers of a memcached backend are shown with how many calls to them failed, and the
+mean time of one; both since the start of the controller asked.
+
+With --watch it shows that again and again, with what every controller does meanwhile:
+commands a second, and how many of its gets hit. They are asked at the addresses of
+their clients.`,
+		Example: `  attune show
+  attune show --watch
+  attune show --watch=10s -s 10.0.0.1:8000
+  attune show --json | jq .members`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return show(cmd.Context(), cmd.OutOrStdout(), servers)
+			if every < 0 {
+				return fmt.Errorf("--watch must not be less than 0, but it is %v", every)
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+			defer stop()
+			return show(ctx, cmd.OutOrStdout(), servers, asJSON, every)
 		},
 	}
 	cmd.Flags().StringSliceVarP(&servers, "server", "s", []string{"127.0.0.1:8000"}, "controllers, comma-separated: host:port or unix:/path")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, with --watch a line each time")
+	cmd.Flags().DurationVar(&every, "watch", 0, "show it again and again, so often")
+	cmd.Flags().Lookup("watch").NoOptDefVal = "2s"
 	return cmd
 }
 
-func show(ctx context.Context, out io.Writer, servers []string) error {
+// shown is what a controller tells of its cluster.
+type shown struct {
+	Stats   map[string]string `json:"stats"`
+	Members []member          `json:"members,omitempty"`
+	Servers []storeServer     `json:"servers,omitempty"` // of its backend
+	Faults  []string          `json:"faults,omitempty"`  // injected there
+	Traffic []traffic         `json:"traffic,omitempty"` // with --watch
+}
+
+// member is a controller as "stats attune" has it. The fields that follow are those
+// of the table.
+type member struct {
+	Name   string   `json:"name"`
+	Fields []string `json:"fields"` // state, role or copy, clients, admin, lag, and at some levels ahead and clock
+}
+
+// storeServer is a server of a backend: its state, failed calls, mean microseconds.
+type storeServer struct {
+	Addr   string   `json:"addr"`
+	Fields []string `json:"fields"`
+}
+
+// show prints what a controller tells, once or, if every is not 0, until ctx ends.
+func show(ctx context.Context, out io.Writer, servers []string, asJSON bool, every time.Duration) error {
 	c := client.New(servers...)
 	defer c.Close()
-	stats := make(map[string]string)
-	var members [][]string
-	var faults []string
+	var before rates
+	for {
+		s, err := ask(ctx, c)
+		if err != nil {
+			return ended(ctx, every, err)
+		}
+		if every > 0 {
+			s.Traffic = before.since(ctx, s, c.Controller())
+		}
+		if err := s.print(out, asJSON, every > 0); err != nil || every == 0 {
+			return err
+		}
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// ended is err, unless it is that of Ctrl-C, which ends a watch.
+func ended(ctx context.Context, every time.Duration, err error) error {
+	if every > 0 && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// ask asks a controller for what it knows.
+func ask(ctx context.Context, c *client.Client) (*shown, error) {
+	s := &shown{Stats: make(map[string]string)}
 	err := c.Raw(ctx, []byte("stats attune\r\n"), func(line, _ []byte) bool {
 		name, value, ok := strings.Cut(strings.TrimPrefix(string(line), "STAT "), " ")
-		if member, is := strings.CutPrefix(name, "member_"); is {
-			members = append(members, append([]string{member}, strings.Fields(value)...))
+		if m, is := strings.CutPrefix(name, "member_"); is {
+			s.Members = append(s.Members, member{m, strings.Fields(value)})
+		} else if addr, is := strings.CutPrefix(name, "fleet_"); is {
+			s.Servers = append(s.Servers, storeServer{addr, strings.Fields(value)})
 		} else if strings.HasPrefix(name, "fault_") {
-			faults = append(faults, value)
+			s.Faults = append(s.Faults, value)
 		} else if ok {
-			stats[name] = value
+			s.Stats[name] = value
 		}
 		return string(line) != "END" && !strings.HasPrefix(string(line), "ERROR")
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if stats["level"] == "" {
-		return fmt.Errorf("%s is not a controller of attune", c.Controller())
+	if s.Stats["level"] == "" {
+		return nil, fmt.Errorf("%s is not a controller of attune", c.Controller())
 	}
+	return s, nil
+}
+
+// print writes s. again says that it is one of many.
+func (s *shown) print(out io.Writer, asJSON, again bool) error {
+	if asJSON {
+		enc := json.NewEncoder(out)
+		if !again {
+			enc.SetIndent("", "  ")
+		}
+		return enc.Encode(s)
+	}
+	var b strings.Builder
+	if f, ok := out.(*os.File); again && ok && term.IsTerminal(int(f.Fd())) {
+		b.WriteString("\x1b[H\x1b[2J")
+	} else if again {
+		fmt.Fprintln(&b, time.Now().Format(time.RFC3339))
+	}
+	s.text(&b)
+	if again {
+		b.WriteByte('\n')
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// text writes s for people.
+func (s *shown) text(out *strings.Builder) {
+	stats := s.Stats
 	fmt.Fprintf(out, "%s, as %s sees it: %s\n", stats["level"], stats["name"], orDefault(stats["health"], "ok"))
-	for _, f := range faults {
+	for _, f := range s.Faults {
 		fmt.Fprintln(out, "FAULT injected at", stats["name"]+":", f)
 	}
-	if len(members) == 0 {
-		_, err := fmt.Fprintln(out, "one controller alone")
-		return err
+	if len(s.Members) == 0 {
+		fmt.Fprintln(out, "one controller alone")
+		s.tables(out)
+		return
 	}
 	if stats["store_repaired"] != "" {
 		fmt.Fprintf(out, "store: %s bytes on their way to it, %s values repaired from others, %s filled", stats["store_waiting_bytes"], stats["store_repaired"], stats["fill_fetched"])
@@ -90,20 +195,50 @@ func show(ctx context.Context, out io.Writer, servers []string) error {
 		fmt.Fprintf(out, "changes made here %s, taken from others %s, held back %s; requests waiting for write-acks %s\ndead items remembered %s, forgotten up to %s%s; reconciliations %s, keys that differed in the last %s\n\n",
 			stats["changes"], stats["changes_applied"], stats["held_back"], stats["waiting_for_acks"],
 			stats["tombstones"], stats["collected_to"], waits, stats["reconciles"], stats["reconcile_differing"])
-		return table(out, "NAME\tSTATE\tCOPY\tCLIENTS\tADMIN\tLACKS\tAHEAD\tCLOCK", members)
+		s.members(out, "NAME\tSTATE\tCOPY\tCLIENTS\tADMIN\tLACKS\tAHEAD\tCLOCK")
+		return
 	}
 	fmt.Fprintf(out, "leader %s, term %s, log committed to %s, applied to %s; requests pending %s, completed %s\n\n",
 		stats["leader"], stats["term"], stats["commit_index"], stats["applied_index"], stats["pending"], stats["completed"])
-	return table(out, "NAME\tSTATE\tROLE\tCLIENTS\tADMIN\tLAG", members)
+	s.members(out, "NAME\tSTATE\tROLE\tCLIENTS\tADMIN\tLAG")
 }
 
-func table(out io.Writer, head string, rows [][]string) error {
+func (s *shown) members(out *strings.Builder, head string) {
+	var rows [][]string
+	for _, m := range s.Members {
+		rows = append(rows, append([]string{m.Name}, m.Fields...))
+	}
+	table(out, head, rows)
+	s.tables(out)
+}
+
+// tables writes what not all have.
+func (s *shown) tables(out *strings.Builder) {
+	if len(s.Servers) > 0 {
+		var rows [][]string
+		for _, v := range s.Servers {
+			rows = append(rows, append([]string{v.Addr}, v.Fields...))
+		}
+		out.WriteByte('\n')
+		table(out, "STORE\tSTATE\tFAILED\tMEAN US", rows)
+	}
+	if len(s.Traffic) > 0 {
+		var rows [][]string
+		for _, t := range s.Traffic {
+			rows = append(rows, t.row())
+		}
+		out.WriteByte('\n')
+		table(out, "NAME\tCOMMANDS/S\tHITS", rows)
+	}
+}
+
+func table(out *strings.Builder, head string, rows [][]string) {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, head)
 	for _, m := range rows {
 		fmt.Fprintln(w, strings.Join(m, "\t"))
 	}
-	return w.Flush()
+	w.Flush()
 }
 
 func orDefault(s, d string) string {
@@ -111,50 +246,4 @@ func orDefault(s, d string) string {
 		return d
 	}
 	return s
-}
-
-// newRecoverCommand is `attune recover`, for the worst day.
-func newRecoverCommand() *cobra.Command {
-	var admin string
-	var force bool
-	cmd := &cobra.Command{
-		Use:   "recover --force-new-cluster",
-		Short: "Go on with one controller after a quorum was lost for good",
-		Long: `Recover makes the controller at --admin the only member of a new cluster, with the
-data it has. It is for one case: so many controllers are lost for good, with
-their memory or their disks, that no quorum can come together any more.
-
-WRITES THAT ONLY THE LOST CONTROLLERS HAD ARE GONE, acknowledged ones too. The
-controller that is asked refuses if it knows of a leader, or does not have all
-of the data. Choose the one whose applied index is the highest (attune show).
-
-Controllers of the old cluster that are still alive are refused from then on.
-Restart them, without their data directories: they enter the new one and are
-filled from it.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !force {
-				return fmt.Errorf("nothing was done: say --force-new-cluster if you have read what it gives up (%s --help)", cmd.CommandPath())
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
-			defer cancel()
-			resp, err := askAdmin(ctx, http.MethodPost, admin, "/recover", url.Values{"force-new-cluster": {"yes"}})
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			text, err := adminText(resp)
-			if err != nil {
-				return err
-			}
-			if resp.StatusCode != http.StatusOK {
-				return fmt.Errorf("%s refuses: %s", admin, text)
-			}
-			_, err = fmt.Fprintf(os.Stdout, "%s is a new cluster now. Restart the other controllers, without their data directories.\n", admin)
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:9090", "admin address of the controller to go on with")
-	cmd.Flags().BoolVar(&force, "force-new-cluster", false, "give up what only the lost controllers had")
-	return cmd
 }

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// newRecoverCommand is `attune recover`, for the worst day.
+func newRecoverCommand() *cobra.Command {
+	var admin string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "recover --force-new-cluster",
+		Short: "Go on with one controller after a quorum was lost for good",
+		Long: `Recover makes the controller at --admin the only member of a new cluster, with the
+data it has. It is for one case: so many controllers are lost for good, with
+their memory or their disks, that no quorum can come together any more.
+
+WRITES THAT ONLY THE LOST CONTROLLERS HAD ARE GONE, acknowledged ones too. The
+controller that is asked refuses if it knows of a leader, or does not have all
+of the data. Choose the one whose applied index is the highest (attune show).
+
+Controllers of the old cluster that are still alive are refused from then on.
+Restart them, without their data directories: they enter the new one and are
+filled from it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !force {
+				return fmt.Errorf("nothing was done: say --force-new-cluster if you have read what it gives up (%s --help)", cmd.CommandPath())
+			}
+			if _, err := postAdmin(cmd.Context(), admin, "/recover", url.Values{"force-new-cluster": {"yes"}}); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(os.Stdout, "%s is a new cluster now. Restart the other controllers, without their data directories.\n", admin)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:9090", "admin address of the controller to go on with")
+	cmd.Flags().BoolVar(&force, "force-new-cluster", false, "give up what only the lost controllers had")
+	return cmd
+}
