@@ -16,12 +16,12 @@ func newRecoverCommand() *cobra.Command {
 		Use:   "recover --force-new-cluster",
 		Short: "Go on with one controller after a quorum was lost for good",
 		Long: `Recover makes the controller at --admin the only member of a new cluster, with the
-data it has. It is for one case: so many controllers are lost for good, with
+data it has, and all that is in its log. It is for one case: so many controllers are lost for good, with
 their memory or their disks, that no quorum can come together any more.
 
 WRITES THAT ONLY THE LOST CONTROLLERS HAD ARE GONE, acknowledged ones too. The
 controller that is asked refuses if it knows of a leader, or does not have all
-of the data. Choose the one whose applied index is the highest (attune show).
+of the data. Choose the one whose last index is the highest (attune_raft_index of /metrics).
 
 Controllers of the old cluster that are still alive are refused from then on.
 Restart them, without their data directories: they enter the new one and are

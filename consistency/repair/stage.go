@@ -25,8 +25,10 @@ const (
 	stageOverhead = 256
 	// settleTimeout is how long the store may take for one.
 	settleTimeout = 2 * time.Second
-	// stagePoll is how often one who waits for room looks.
-	stagePoll = time.Millisecond
+	// stagePoll is how often one who waits for room looks, and stagePatience how long
+	// it waits for more than a little.
+	stagePoll     = time.Millisecond
+	stagePatience = 50 * time.Millisecond
 )
 
 // Stager brings the bytes of applied changes to a store outside this process, so
@@ -253,9 +255,14 @@ func (s *Stager) over(bytes int64, waiting int) bool {
 	return false
 }
 
-// Await returns when the store is not [Stager.Behind], or with ErrBehind when ctx ends.
+// Await returns when the store is not [Stager.Behind], or after a while if it is not
+// [Stager.Full] at least: what others write may keep it behind for ever, and they slow
+// down as well. It returns ErrBehind when ctx ends.
 func (s *Stager) Await(ctx context.Context) error {
-	for s.Behind() {
+	for began := time.Now(); s.Behind(); {
+		if time.Since(began) > stagePatience && !s.Full() {
+			return nil
+		}
 		select {
 		case <-time.After(stagePoll):
 		case <-ctx.Done():

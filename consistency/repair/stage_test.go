@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -195,5 +196,52 @@ func TestCloseGivesUpWhatIsOnItsWay(t *testing.T) {
 		if _, err := n.get(t, fmt.Sprint("k", i)); !errors.Is(err, replica.ErrGone) {
 			t.Fatalf("k%d is neither in the store nor given up: %v", i, err)
 		}
+	}
+}
+
+// TestWritersWaitForAStoreThatIsBehind: for a while if it is slow, until it is not any
+// more if there is hardly any room left, and no longer than they have time.
+func TestWritersWaitForAStoreThatIsBehind(t *testing.T) {
+	n := newNode()
+	open := make(chan struct{})
+	n.store.before = func(_ context.Context, verb, _ string) error {
+		if verb == "put" {
+			<-open
+		}
+		return nil
+	}
+	s := repair.NewStager(n.Replica, zap.NewNop())
+	defer s.Close()
+	release := sync.OnceFunc(func() { close(open) })
+	defer release()
+
+	if s.Behind() || s.Await(t.Context()) != nil {
+		t.Fatal("behind from the start")
+	}
+	value := string(make([]byte, 64<<10))
+	add := func(until func() bool) {
+		for i := 0; !until(); i++ {
+			if i == 4096 {
+				t.Fatal("it is never behind")
+			}
+			s.Add(n.apply(t, fmt.Sprint(rand.Uint64()), 1, value))
+		}
+	}
+	add(s.Behind)
+	if s.Full() {
+		t.Error("behind and full at once")
+	}
+	if err := s.Await(within(t)); err != nil {
+		t.Errorf("there was some room: %v", err)
+	}
+	add(s.Full)
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := s.Await(short); !errors.Is(err, repair.ErrBehind) {
+		t.Errorf("there was no room: %v", err)
+	}
+	release()
+	if err := s.Await(within(t)); err != nil {
+		t.Errorf("there was room again: %v", err)
 	}
 }
