@@ -96,15 +96,19 @@ func TestEventualGivesUpAtTheDeadline(t *testing.T) {
 		wait time.Duration
 		want error
 	}{{t.Context(), 20 * time.Millisecond, ErrTimeout}, {ctx, 0, gone}, {ctx, time.Hour, gone}} {
+		done := make(chan struct{})
 		call := attune.Call{
-			Ctx: c.ctx,
+			Ctx: c.ctx, Done: func() { close(done) },
 			Ops: []attune.Op{{Verb: attune.Set, Key: attune.Key{Text: []byte("k"), Hash: r.Hash([]byte("k"))}, Value: []byte("v")}},
 			Res: make([]attune.Result, 1),
 		}
 		if c.wait > 0 {
 			call.Deadline = time.Now().Add(c.wait)
 		}
-		if !engine.Write(&call) || call.Res[0].Status != attune.Failed || !errors.Is(call.Res[0].Err, c.want) {
+		if !engine.Write(&call) {
+			<-done
+		}
+		if call.Res[0].Status != attune.Failed || !errors.Is(call.Res[0].Err, c.want) {
 			t.Errorf("after %v: %+v, want %v", c.wait, call.Res[0], c.want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"sync"
@@ -202,7 +203,9 @@ func (n *Node) watchRoom() (full func() error, err error) {
 	if dir == "" {
 		return nil, nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("data-dir: %w: this process must be allowed to read and write the directory and all files in it", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("data-dir: %w", err)
 	}
 	dirs := []string{dir}

@@ -61,7 +61,7 @@ func TestDefaultsOfFlagsAreThoseOfTheController(t *testing.T) {
 
 // bare leaves out what is an object and not a setting.
 func bare(c controller.Config) controller.Config {
-	c.Log, c.LogLevel = nil, nil
+	c.Log, c.LogLevel, c.Settings = nil, nil, nil
 	return c
 }
 
@@ -147,7 +147,8 @@ func TestEverySettingCanBeSetInThreeWays(t *testing.T) {
 }
 
 func clean(s settings) settings {
-	s.Config, s.values = bare(s.Config), nil
+	// Not where each came from, which differs.
+	s.Config, s.values, s.from, s.file, s.raw = bare(s.Config), nil, nil, "", nil
 	return s
 }
 
