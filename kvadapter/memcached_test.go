@@ -33,9 +33,9 @@ func openMemcached(t testing.TB, servers, query string) kvadapter.Backend {
 		t.Fatal(err)
 	}
 	if t, ok := t.(*testing.T); ok {
-		const fake, own = "github.com/attunekv/attune/kvadapter_test.(*fakeMemcached).", "github.com/attunekv/attune/internal/attunetest.(*Memcached)."
+		const fake, process = "github.com/attunekv/attune/kvadapter_test.(*fakeMemcached).", "github.com/attunekv/attune/internal/testbed.Launch.func1"
 		ignore := []goleak.Option{goleak.IgnoreCurrent()}
-		for _, f := range []string{fake + "accept", fake + "serve", own + "start.func1"} { // servers started again wait for their own
+		for _, f := range []string{fake + "accept", fake + "serve", process} { // servers started again wait for their own
 			ignore = append(ignore, goleak.IgnoreAnyFunction(f))
 		}
 		t.Cleanup(func() { goleak.VerifyNone(t, ignore...) })
