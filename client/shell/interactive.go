@@ -11,9 +11,14 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/peterh/liner"
+	"golang.org/x/term"
 )
+
+// settling is how long a prompt may take to have the terminal as it likes.
+const settling = 20 * time.Millisecond
 
 // interact prompts until Ctrl-D.
 func (sh *shell) interact() int {
@@ -25,6 +30,15 @@ func (sh *shell) interact() int {
 	early := make(chan os.Signal, 1)
 	signal.Notify(early, os.Interrupt)
 	defer signal.Stop(early)
+	stdin := int(os.Stdin.Fd())
+	found, noTerminal := term.GetState(stdin)
+	defer func() {
+		if session.Err() != nil && noTerminal == nil {
+			// A prompt that is left behind may have been about to change the mode.
+			time.Sleep(settling)
+			_ = term.Restore(stdin, found)
+		}
+	}()
 	editor := liner.NewLiner()
 	defer editor.Close()
 	editor.SetCtrlCAborts(true)
