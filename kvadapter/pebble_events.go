@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -41,6 +42,10 @@ func (s *pebbleStore) events() *pebble.EventListener {
 				s.log.Debug("a damaged file is in the way", zap.Error(err))
 			case s.isClosing():
 				s.log.Warn("the store closes with an error", zap.Error(err))
+			case errors.Is(err, syscall.ENOSPC):
+				// Room was found, and taken by somebody else before the write was tried
+				// again. Pebble begins anew, and waits for room anew.
+				s.log.Warn("the disk is full again", zap.String("dir", s.dir), zap.Error(err))
 			default:
 				s.log.Fatal("the store's directory cannot be written or read; this controller stops, as nothing is known about what is on disk then. See to the disk, and start it again",
 					zap.String("dir", s.dir), zap.Error(err))
