@@ -24,7 +24,7 @@ lint:
 
 # What the race detector changes, such as allocations, or makes too slow is left out
 # under it and tested without: here are the tests that look at raceEnabled for that.
-WITHOUT_RACE = NoAllocations|(HotPath|Waiting)DoesNotAllocate|IdleConnectionsAreCheap|PullCostsWhatDiffers|TheDeadAreForgottenByAll|CutsGoOnUnderLoad|RandomRunsShowWhatIsBroken
+WITHOUT_RACE = NoAllocations|(HotPath|HotRead|Waiting)DoesNotAllocate|IdleConnectionsAreCheap|PullCostsWhatDiffers|TheDeadAreForgottenByAll|CutsGoOnUnderLoad|RandomRunsShowWhatIsBroken
 
 race:
 	go test -race -timeout 20m ./...
