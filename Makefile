@@ -3,10 +3,11 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 2s
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The race detector needs a C compiler; the tests compare attune with a real
-# memcached and drive it with real clients.
-PACKAGES = gcc libc6-dev memcached libmemcached-tools python3-pymemcache python3-pylibmc
+# memcached, drive it with real clients, and look at the web page with a browser.
+PACKAGES = gcc libc6-dev memcached libmemcached-tools python3-pymemcache python3-pylibmc chromium
+VERIFY ?= --local 3 --faults all --time 60s
 
-.PHONY: build test lint race fuzz faults screenshots bench deps clean
+.PHONY: build test lint race fuzz faults verify screenshots bench deps clean
 .NOTPARALLEL:
 
 build:
@@ -17,7 +18,7 @@ test: deps lint fuzz race
 lint:
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt these:"; echo "$$out"; exit 1; }
 	go vet ./...
-	GOOS=darwin go build ./...
+	GOOS=darwin go vet ./...
 	GOOS=windows go build ./...
 	$(STATICCHECK) ./...
 	cd internal/bench/peers && go vet ./...
@@ -40,14 +41,30 @@ fuzz:
 		fuzz || fuzz || exit 1; \
 	done
 
-# The whole matrix of faults, a thousand simulated clusters, and attune verify on all
-# that it can start; make race runs short ones.
+# The whole matrix of faults, a thousand simulated clusters, and attune verify, without
+# disks and with them; make race runs short ones.
 faults:
 	ATTUNE_SIM_SEEDS=1000 go test -count 1 -run 'TestSimulation$$' ./consistency/ordered
 	ATTUNE_FAULTS=long go test -count 1 -timeout 120m -v ./faults/
-	ATTUNE_FAULTS=long go test -count 1 -timeout 60m -v -run TestVerifyLocal ./cmd/attune
+	$(MAKE) verify
+	$(MAKE) verify VERIFY="$(VERIFY) --durable"
 
-# The pictures of the web page in docs/img, of clusters under load: about ten minutes,
+# attune verify at every level over every store, a line each and all of it where it
+# fails: about 14 minutes.
+verify: build
+	@out=$$(mktemp) && trap 'rm -f "$$out"' EXIT; failed=0; \
+	verify() { \
+		if bin/attune verify "$$@" >"$$out" 2>&1; then tail -n 1 "$$out"; \
+		else failed=1; cat "$$out"; echo "FAILED: attune verify $$*"; fi; \
+	}; \
+	verify --self-test; \
+	for level in linearizable sequential causal eventual; do \
+		for store in embedded memcached pebble; do \
+			printf '%-10s ' $$store; verify $(VERIFY) --level $$level --store $$store; \
+		done; \
+	done; exit $$failed
+
+# The pictures of the web page and the shell in docs/img, of clusters under load: about ten minutes,
 # as root, with chromium. Without a browser the tests of the page skip.
 screenshots:
 	ATTUNE_SCREENSHOTS=$(CURDIR)/docs/img go test -count 1 -timeout 30m -v -run '^TestPage' ./faults/
@@ -59,6 +76,7 @@ bench:
 # only the race detector does not do without a compiler.
 deps:
 	@for p in cc memcached memccapable; do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
 	/usr/bin/python3 -c 'import pymemcache, pylibmc' 2>/dev/null || missing="$$missing pymemcache pylibmc"; \
 	if [ -z "$$missing" ]; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

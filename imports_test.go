@@ -23,14 +23,14 @@ var allowed = map[string][]string{
 	"": {}, // the words: everything may import them, they import nothing
 
 	"protocol":            {""},
-	"kvadapter":           {"", "internal/prefetch", "internal/room"},
+	"kvadapter":           {"", "internal/prefetch", "internal/rawio", "internal/room"},
 	"kvadapter/storetest": {"", "kvadapter"},
 	"replica":             {"", "kvadapter", "internal/prefetch"},
-	"cluster":             {}, // it carries frames, and does not know what is in them
+	"cluster":             {"internal/rawio"}, // it carries frames, and does not know what is in them
 	"consistency/gossip":  {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/disk", "consistency/gossip/sketch", "consistency/gossip/journal"},
 	"consistency/ordered": {"", "kvadapter", "replica", "cluster", "consistency/codec", "consistency/repair", "consistency/disk", "consistency/ordered/raftlog"},
 	"consistency":         {"", "replica", "cluster", "consistency/disk", "consistency/repair", "consistency/gossip", "consistency/ordered"},
-	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster", "internal/room", "internal/snapshot"},
+	"controller":          {"", "protocol", "consistency", "replica", "kvadapter", "cluster", "internal/rawio", "internal/room", "internal/snapshot", "internal/otlp"},
 
 	"consistency/codec":           {""},
 	"consistency/repair":          {"", "kvadapter", "replica", "cluster"},
@@ -43,18 +43,21 @@ var allowed = map[string][]string{
 	// The client side knows the server only by the wire.
 	"client":                  {},
 	"client/internal/memtest": {},
-	"client/shell":            {"client"},
+	"client/admin":            {},
+	"client/shell":            {"client", "client/admin"},
 	"internal/bench":          {},
 	"internal/prefetch":       {},
 	"internal/snapshot":       {},
+	"internal/otlp":           {""},
 	"internal/room":           {},
+	"internal/rawio":          {},
 	"internal/history":        {},
 	"internal/history/broken": {"internal/history"},
 	"internal/testbed":        {},
 	"internal/verify":         {"internal/history", "internal/history/broken", "internal/testbed"},
 	"internal/attunetest":     {"internal/testbed"}, // for tests only
 
-	"cmd/attune": {"client", "client/shell", "consistency", "controller", "internal/bench", "internal/snapshot", "internal/verify"},
+	"cmd/attune": {"client", "client/admin", "client/shell", "consistency", "controller", "internal/bench", "internal/snapshot", "internal/verify"},
 	// What people read to write their own: they import what those could.
 	"docs/examples/lock":    {"client"},
 	"docs/examples/counter": {"client"},
@@ -64,7 +67,7 @@ var allowed = map[string][]string{
 
 // standardOnly are the packages that import nothing from outside the module and
 // the standard library.
-var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/testbed", "internal/attunetest", "internal/snapshot"}
+var standardOnly = []string{"", "protocol", "client/internal/memtest", "internal/testbed", "internal/attunetest", "internal/snapshot", "internal/otlp"}
 
 // TestImportsGoDownOnly reads every file that is not a test, for any platform.
 func TestImportsGoDownOnly(t *testing.T) {

@@ -81,11 +81,11 @@ memcached_of_docker() {
 	elif ! command -v docker-compose >/dev/null; then
 		return 1
 	fi
-	local names="memcached1 memcached2 memcached3"
+	local names=(memcached1 memcached2 memcached3)
 	export PUBLISH=127.0.0.1 # where the controllers look for them
 	# Containers that are there already are not ours to stop.
-	[ -n "$($compose ps -q $names 2>/dev/null)" ] || echo "$compose" >$run/compose
-	if ! $compose up -d $names >$run/compose.log 2>&1; then
+	[ -n "$($compose ps -q "${names[@]}" 2>/dev/null)" ] || echo "$compose" >$run/compose
+	if ! $compose up -d "${names[@]}" >$run/compose.log 2>&1; then
 		say "docker-compose could not start memcached, see $run/compose.log; trying local binaries"
 		./stop.sh >/dev/null
 		return 1
@@ -94,13 +94,13 @@ memcached_of_docker() {
 }
 
 memcached_of_this_machine() {
-	local port user=""
+	local port server=(memcached -l 127.0.0.1 -U 0 -m 256)
 	command -v memcached >/dev/null ||
 		fail "BACKEND=memcached needs Docker or a memcached binary (Debian: apt-get install memcached)"
-	[ "$(id -u)" != 0 ] || user="-u nobody"
+	[ "$(id -u)" != 0 ] || server+=(-u nobody)
 	for i in $(seq "$servers"); do
 		port=$((11200 + i))
-		running memcached-$port || start memcached-$port memcached -l 127.0.0.1 -p $port -U 0 -m 256 $user
+		running memcached-$port || start memcached-$port "${server[@]}" -p $port
 	done
 	for i in $(seq "$servers"); do await memcached-$((11200 + i)) 127.0.0.1:$((11200 + i)); done
 	echo "memcached: $servers processes on 127.0.0.1:11201 and up"
@@ -126,7 +126,7 @@ ready() {
 	fail "$1 is not ready after 30 s: ${answer##*$'\n'}; see $run/$1.log"
 }
 
-for pidfile in $run/n*.pid; do
+for pidfile in "$run"/n*.pid; do
 	name=$(basename "$pidfile" .pid)
 	if running "$name"; then
 		say "$name runs already as process $(head -n 1 "$pidfile"); ./stop.sh stops it"
@@ -172,11 +172,16 @@ CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version
 if [ "${BACKEND-}" = memcached ]; then
 	memcached_of_docker || memcached_of_this_machine
 fi
+# They share the machine, and with more threads than cores would wake each other up.
+if [ -z "${GOMAXPROCS-}" ]; then
+	cores=$(getconf _NPROCESSORS_ONLN)
+	export GOMAXPROCS=$((cores > NODES ? cores / NODES : 1))
+fi
 seeds=""
 for i in $(seq 0 $((NODES - 1))); do seeds+=${seeds:+,}$HOST:$((GOSSIP + i)); done
 for i in $(seq 0 $((NODES - 1))); do
 	name=n$((i + 1))
-	flags=(--name $name --listen "$HOST:$((PORT + i))" --admin "$HOST:$((ADMIN + i))" --consistency "$CONSISTENCY")
+	flags=(--name "$name" --listen "$HOST:$((PORT + i))" --admin "$HOST:$((ADMIN + i))" --consistency "$CONSISTENCY")
 	if [ $alone = no ]; then
 		flags+=(--peer "$HOST:$((PEER + i))" --gossip "$HOST:$((GOSSIP + i))" --join "$seeds" --expect "$NODES")
 		[ -z "${DATA-}" ] || [ "${BACKEND-}" = pebble ] || flags+=(--data-dir "$DATA/$name")
@@ -186,7 +191,7 @@ for i in $(seq 0 $((NODES - 1))); do
 	pebble) flags+=(--backend "pebble://$DATA/$name") ;;
 	memcached)
 		if [ "$NODES" = 1 ]; then
-			flags+=(--backend memcached://127.0.0.1:11201,127.0.0.1:11202,127.0.0.1:11203)
+			flags+=(--backend "memcached://127.0.0.1:11201,127.0.0.1:11202,127.0.0.1:11203")
 		else
 			flags+=(--backend memcached://127.0.0.1:$((11201 + i)))
 		fi
@@ -199,7 +204,7 @@ for i in $(seq 0 $((NODES - 1))); do ready n$((i + 1)) "$HOST" $((ADMIN + i)); d
 # Each is ready, and the first hears of it a moment later.
 for _ in $(seq 50); do
 	shown=$(bin/attune show --server "$HOST:$PORT")
-	[ "$NODES" != 1 ] && [ "$(grep -c "   ready   " <<<"$shown")" != "$NODES" ] || break
+	if [ "$NODES" = 1 ] || [ "$(grep -c "   ready   " <<<"$shown")" = "$NODES" ]; then break; fi
 	sleep 0.1
 done
 
@@ -217,5 +222,6 @@ else
 	hint "bin/attune cli -s $HOST:$((PORT + NODES - 1)) get greeting" "and another, of another controller"
 fi
 hint "bin/attune show -s $HOST:$PORT" "the cluster"
+hint "http://$HOST:$ADMIN/" "a page of it, for a browser"
 hint "curl http://$HOST:$ADMIN/metrics" "figures"
 hint "./stop.sh" "stops it"

@@ -23,14 +23,14 @@ stop() {
 	if ! alive; then
 		echo "$1 was not running"
 	else
-		kill "$pid"
+		kill "$pid" 2>/dev/null || true # it may have ended just now
 		for _ in $(seq 150); do
 			alive || break
 			sleep 0.1
 		done
 		if alive; then
 			echo "$1 (process $pid) did not end within 15 s and is killed"
-			kill -9 "$pid"
+			kill -9 "$pid" 2>/dev/null || true
 		else
 			echo "$1 stopped"
 		fi
@@ -39,12 +39,12 @@ stop() {
 }
 
 # All controllers at once: the last ones need not wait for each other.
-for file in $run/n*.pid; do
+for file in "$run"/n*.pid; do
 	[ -f "$file" ] || continue
 	stop "$(basename "$file" .pid)" &
 done
 wait
-for file in $run/memcached-*.pid; do
+for file in "$run"/memcached-*.pid; do
 	[ -f "$file" ] || continue
 	stop "$(basename "$file" .pid)"
 done

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/attunekv/attune/internal/rawio"
 )
 
 const (
@@ -242,7 +244,7 @@ func foreign(a, b uint64) bool { return a != 0 && b != 0 && a != b }
 
 // read reads frames until the connection ends.
 func (c *Cluster) read(conn net.Conn, h hello) error {
-	r := bufio.NewReaderSize(conn, readSize)
+	r := bufio.NewReaderSize(rawio.Conn(conn), readSize)
 	st := &c.stats[h.class]
 	for {
 		kind, n, err := readHead(r)

@@ -134,6 +134,7 @@ func Open(o Options) (*Cluster, error) {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.members.open(c)
 	c.callees[callPromise].Store(&callHandler{DefaultLimit, c.promise})
+	c.callees[callLeave].Store(&callHandler{DefaultLimit, c.leaves})
 	for _, open := range []func() error{c.openPeer, c.openGossip} {
 		if err := open(); err != nil {
 			c.Close()
@@ -421,17 +422,6 @@ func (c *Cluster) Send(to uint64, class Class, kind byte, body []byte) bool {
 		return false
 	}
 	return l.send(frame{kind: kind, body: body})
-}
-
-// Leave tells the others that this node goes on purpose, so that nobody waits to
-// see whether it is dead. Only Close should follow. It returns when some of them
-// heard, or with an error when ctx ends.
-func (c *Cluster) Leave(ctx context.Context) error {
-	timeout := tcpTimeout
-	if end, ok := ctx.Deadline(); ok {
-		timeout = max(time.Until(end), time.Millisecond)
-	}
-	return c.list.Load().Leave(timeout)
 }
 
 // Close closes both ports and all connections, and waits for everything that was

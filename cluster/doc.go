@@ -17,6 +17,7 @@
 //	cluster.go  Open, Belong, Leave, Close
 //	members.go  the table of members, fed by memberlist, remembered when it forgets
 //	join.go     looking for the others, again and again
+//	leave.go    who goes on purpose, and who hears of that
 //	follow.go   this machine has another address
 //	clash.go    two nodes of one name: the younger one stops
 //	settle.go   who founds the cluster: Settle
@@ -25,7 +26,7 @@
 //	link.go     the sending end of a connection: queue, dial, write
 //	accept.go   the receiving end
 //	call.go     request and response; stream.go a long answer
-//	fault.go    what goes wrong with the network on purpose
+//	fault.go    what goes wrong with the network, or the clock, on purpose
 //	stats.go    counters; limit.go warnings, not too many of them
 //
 // # The wire

@@ -22,6 +22,7 @@ const (
 	FaultDelay     = "delay"     // holds it back for Delay, in each direction
 	FaultPartition = "partition" // loses all of it
 	FaultPause     = "pause"     // partition from everybody; Paused says so
+	FaultClock     = "clock"     // the wall clock is off by Offset; see Wall
 )
 
 const (
@@ -29,11 +30,15 @@ const (
 	MaxFault = time.Hour
 	// maxFaultDelay stays below deadAfter, or a peer would be given up.
 	maxFaultDelay = 2 * time.Second
+	// maxFaultOffset: of what is stamped by a clock that is ahead something stays for
+	// as long as that was.
+	maxFaultOffset = 24 * time.Hour
 )
 
-// Fault is something wrong with the network of this node, on purpose. It concerns
-// both directions and all that two nodes say to each other: frames, calls, streams,
-// and gossip, so that failure detection sees it, too; but gossip is never delayed.
+// Fault is something wrong with the network of this node, or its clock, on purpose. On
+// the network it concerns both directions and all that two nodes say to each other:
+// frames, calls, streams, and gossip, so that failure detection sees it, too; but gossip
+// is never delayed.
 //
 // A frame of Control or Log is lost without a sound, and so is a packet of gossip. A
 // lost call breaks its connection, as its caller may wait for the answer without end,
@@ -43,7 +48,8 @@ type Fault struct {
 	Kind    string        `json:"kind"`
 	Peers   []string      `json:"peers,omitempty"` // names of nodes
 	Percent int           `json:"percent,omitempty"`
-	Delay   time.Duration `json:"delay,omitempty"` // nanoseconds in JSON
+	Delay   time.Duration `json:"delay,omitempty"` // nanoseconds in JSON, as Offset
+	Offset  time.Duration `json:"offset,omitempty"`
 	Until   time.Time     `json:"until"`
 }
 
@@ -63,6 +69,8 @@ func (f Fault) String() string {
 		text += fmt.Sprintf(" %d%%", f.Percent)
 	case FaultDelay:
 		text += " " + f.Delay.String()
+	case FaultClock:
+		text += fmt.Sprintf(" %v ", f.Offset.Abs()) + map[bool]string{true: "ahead", false: "behind"}[f.Offset > 0]
 	}
 	return text
 }
@@ -96,14 +104,16 @@ func (c *Cluster) check(f *Fault, lasts time.Duration) error {
 	switch {
 	case lasts <= 0 || lasts > MaxFault:
 		return fmt.Errorf("a fault lasts up to %v, have %v", MaxFault, lasts)
-	case !slices.Contains([]string{FaultDrop, FaultDelay, FaultPartition, FaultPause}, f.Kind):
-		return fmt.Errorf("unknown fault %q: choose drop, delay, partition or pause", f.Kind)
-	case (f.Kind == FaultPause) != (len(f.Peers) == 0):
-		return errors.New("drop, delay and partition take the names of other controllers, and pause none")
+	case !slices.Contains([]string{FaultDrop, FaultDelay, FaultPartition, FaultPause, FaultClock}, f.Kind):
+		return fmt.Errorf("unknown fault %q: choose drop, delay, partition, pause or clock", f.Kind)
+	case (f.Kind == FaultPause || f.Kind == FaultClock) != (len(f.Peers) == 0):
+		return errors.New("drop, delay and partition take the names of other controllers, and pause and clock none")
 	case (f.Kind == FaultDrop) != (f.Percent != 0) || f.Percent < 0 || f.Percent > 100:
 		return fmt.Errorf("drop takes 1 to 100 percent, and nothing else does; have %d", f.Percent)
 	case (f.Kind == FaultDelay) != (f.Delay != 0) || f.Delay < 0 || f.Delay > maxFaultDelay:
 		return fmt.Errorf("delay takes a duration of up to %v, and nothing else does; have %v", maxFaultDelay, f.Delay)
+	case (f.Kind == FaultClock) != (f.Offset != 0) || f.Offset.Abs() > maxFaultOffset:
+		return fmt.Errorf("clock takes an offset of up to %v either way, and nothing else does; have %v", maxFaultOffset, f.Offset)
 	}
 	return nil
 }
@@ -185,6 +195,21 @@ func (c *Cluster) ClearFaults() {
 func (c *Cluster) Paused() bool {
 	return c.faults.active.Load() != nil && slices.ContainsFunc(c.Faults(), func(f Fault) bool { return f.Kind == FaultPause })
 }
+
+// ClockOffset is how far faults have the wall clock ahead. Without any it costs a look at
+// a pointer.
+func (c *Cluster) ClockOffset() (sum time.Duration) {
+	if c.faults.active.Load() != nil {
+		for _, f := range c.Faults() {
+			sum += f.Offset
+		}
+	}
+	return sum
+}
+
+// Wall is the time, for all that believes a wall clock. What measures how long something
+// takes has Go's monotonic clock, which faults leave alone.
+func (c *Cluster) Wall() time.Time { return time.Now().Add(c.ClockOffset()) }
 
 // spoiled says whether what goes to or comes from a node is lost now, or else how long
 // it is held back. It is for when there are faults.

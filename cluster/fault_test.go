@@ -32,6 +32,8 @@ func TestFaultsThatMakeNoSense(t *testing.T) {
 		{Kind: FaultDrop, Peers: []string{"b"}}, {Kind: FaultDrop, Peers: []string{"b"}, Percent: 101}, {Kind: FaultDrop, Peers: []string{"b"}, Percent: -1},
 		{Kind: FaultDelay, Peers: []string{"b"}}, {Kind: FaultDelay, Peers: []string{"b"}, Delay: time.Minute},
 		{Kind: FaultPause, Peers: []string{"b"}},
+		{Kind: FaultClock}, {Kind: FaultClock, Peers: []string{"b"}, Offset: time.Hour}, {Kind: FaultClock, Offset: 25 * time.Hour},
+		{Kind: FaultClock, Offset: -25 * time.Hour}, {Kind: FaultPause, Offset: time.Hour},
 	} {
 		if _, err := a.Inject(f, time.Minute); err == nil {
 			t.Errorf("%v was injected", f)
@@ -191,4 +193,30 @@ func TestFaultPause(t *testing.T) {
 	attunetest.Eventually(t, "b finds it dead", func() bool { m, _ := b.Member(a.o.ID); return !m.Alive })
 	a.ClearFaults()
 	meet(t, a, b)
+}
+
+// A clock that is off is that of one node, as long as the fault lasts; two faults add up.
+// Nothing is cut off by it.
+func TestFaultClock(t *testing.T) {
+	a, b := pair(t)
+	b.HandleCall(testKind, func(_ context.Context, _ uint64, body []byte) ([]byte, error) { return body, nil })
+	shows := func(c *Cluster, ahead time.Duration) {
+		t.Helper()
+		if off := time.Until(c.Wall()); c.ClockOffset() != ahead || (off-ahead).Abs() > time.Minute {
+			t.Errorf("%s: the clock is %v ahead, and said to be %v; want %v", c.o.Name, off, c.ClockOffset(), ahead)
+		}
+	}
+	f := inject(t, a, Fault{Kind: FaultClock, Offset: -2 * time.Hour}, time.Hour)
+	if f.String() != "clock 2h0m0s behind" || time.Until(f.Until) > time.Hour {
+		t.Errorf("%v until %v", f, f.Until)
+	}
+	shows(a, -2*time.Hour)
+	shows(b, 0)
+	inject(t, a, Fault{Kind: FaultClock, Offset: 3 * time.Hour}, time.Hour)
+	shows(a, time.Hour)
+	attunetest.Eventually(t, "a call", func() bool { _, err := a.Call(within(t), b.o.ID, testKind, nil); return err == nil })
+	a.ClearFaults()
+	inject(t, a, Fault{Kind: FaultClock, Offset: time.Hour}, 10*time.Millisecond)
+	attunetest.Eventually(t, "the end", func() bool { return len(a.Faults()) == 0 })
+	shows(a, 0)
 }

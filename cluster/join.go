@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"go.uber.org/zap"
 )
 
@@ -31,6 +33,16 @@ type seeds struct {
 	asked     map[string]bool // addresses being joined
 	contested time.Time       // until then another node has this one's name
 	asking    bool            // compare runs
+	clashes   int             // how often two nodes were found with one name
+	clash     string          // the last of that, in words
+}
+
+// clashed notes that two nodes have one name.
+func (s *seeds) clashed(one, other *memberlist.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clashes++
+	s.clash = fmt.Sprintf("two controllers are called %s, with the gossip addresses %s and %s: give each its own --name; if one of them has ended, try again in a few seconds", one.Name, one.Address(), other.Address())
 }
 
 // awaited reports whether a node named in Join has yet to be reached.
@@ -91,7 +103,7 @@ func (c *Cluster) look() (contested bool) {
 		}
 	}
 	for _, addr := range dead {
-		if !slices.Contains(named, addr) && !c.self(addr) {
+		if !slices.Contains(named, addr) && !c.here(addr) {
 			c.ask(addr, false)
 		}
 	}
@@ -118,23 +130,32 @@ func (c *Cluster) ask(addr string, named bool) {
 	}
 	s.asked[addr] = true
 	c.wg.Go(func() {
-		_, err := c.list.Load().Join([]string{addr})
-		// It may have been this node itself, under an address it does not know:
-		// then it has not met anybody.
-		alive, _ := c.members.addresses()
+		err := c.exchange(addr, named)
 		s.mu.Lock()
 		delete(s.asked, addr)
-		met := err == nil && len(alive) > 0
-		fresh := named && met && !s.reached
-		s.reached = s.reached || fresh
 		s.mu.Unlock()
 		if err != nil && c.ctx.Err() == nil {
 			c.log.Debug("no node there", zap.String("gossip", addr), zap.Error(err))
 		}
-		if fresh {
-			c.members.changed()
-		}
 	})
+}
+
+// exchange is ask, and returns when it is done. Whoever is named may be who a founder
+// waits for.
+func (c *Cluster) exchange(addr string, named bool) error {
+	_, err := c.list.Load().Join([]string{addr})
+	// It may have been this node itself, under an address it does not know: then it
+	// has not met anybody.
+	alive, _ := c.members.addresses()
+	s := &c.seeds
+	s.mu.Lock()
+	fresh := named && err == nil && len(alive) > 0 && !s.reached
+	s.reached = s.reached || fresh
+	s.mu.Unlock()
+	if fresh {
+		c.members.changed()
+	}
+	return err
 }
 
 // resolve returns all addresses of the nodes named in Join but those of this
@@ -156,7 +177,7 @@ func (c *Cluster) resolve() (addrs []string, unresolved bool) {
 				}
 			}
 			for _, a := range found {
-				if !c.self(a) && !slices.Contains(addrs, a) {
+				if !c.here(a) && !slices.Contains(addrs, a) {
 					addrs = append(addrs, a)
 				}
 			}
@@ -191,9 +212,10 @@ func (c *Cluster) lookup(ctx context.Context, seed string) ([]string, error) {
 	return addrs, nil
 }
 
-// self reports whether an address is known to be that of this node's gossip: what
-// it tells others, or its port on an address of this machine.
-func (c *Cluster) self(addr string) bool {
+// here reports whether an address is known to be that of this node's gossip: what
+// it tells others, or its port on an address that it listens on. Another address of the
+// loopback network may be another node's.
+func (c *Cluster) here(addr string) bool {
 	if addr == c.place.Load().gossip {
 		return true
 	}
@@ -201,11 +223,16 @@ func (c *Cluster) self(addr string) bool {
 	if err != nil || int(a.Port()) != c.bound.Port {
 		return false
 	}
-	if !c.bound.IP.IsUnspecified() {
-		return a.Addr().IsLoopback() && c.bound.IP.IsLoopback()
+	ip := net.IP(a.Addr().AsSlice())
+	if c.bound.IP.IsUnspecified() {
+		return ip.IsLoopback() || ours(ip)
 	}
-	return ours(a.Addr().AsSlice())
+	// The name localhost mostly has two addresses, and nobody listens on the other one.
+	return ip.Equal(c.bound.IP) || localhost(ip) && localhost(c.bound.IP)
 }
+
+// localhost reports whether an address is one of those that the name localhost has.
+func localhost(ip net.IP) bool { return ip.Equal(net.IPv6loopback) || ip.Equal(net.IPv4(127, 0, 0, 1)) }
 
 // ours reports whether this machine has an address.
 func ours(ip net.IP) bool {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/attunekv/attune/internal/rawio"
 )
 
 const (
@@ -356,7 +358,12 @@ func (l *link) write(batch []frame) error {
 	}
 	l.parts = parts // WriteTo eats its receiver, not the array behind it
 	eaten := parts
-	_, err := eaten.WriteTo(l.conn)
+	var err error
+	if len(parts) == 1 {
+		_, err = l.conn.Write(parts[0])
+	} else {
+		_, err = eaten.WriteTo(rawio.Unwrap(l.conn)) // which has a system call for that
+	}
 	clear(l.parts)
 	l.scratch = b
 	if cap(b) > keepScratch {
@@ -378,7 +385,7 @@ func (c *Cluster) dial(ctx context.Context, id uint64, class Class) (net.Conn, e
 	var refused *refusal
 	switch {
 	case err == nil:
-		return conn, nil
+		return rawio.Conn(conn), nil
 	case errors.As(err, &refused):
 		c.warnings.warn(addr, "a peer refuses this node: "+refused.reason)
 	case ctx.Err() == nil:

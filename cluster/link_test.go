@@ -3,7 +3,9 @@ package cluster
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -316,4 +318,47 @@ func byteCount(n int) string {
 		return "100B"
 	}
 	return "10kB"
+}
+
+// A call that was given up while it waited for its connection was told to be certainly
+// not executed: it must not be written later.
+func TestACallThatWasGivenUpIsNotWritten(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	l := &link{c: new(Cluster), class: Calls, conn: near}
+	got := make(chan []byte, 1)
+	go func() {
+		b, _ := io.ReadAll(far) // it ends when near is closed
+		got <- b
+	}()
+	var batch []frame
+	for id := range uint64(3) {
+		p := &call{id: id}
+		if id == 1 {
+			p.state.Store(callGivenUp)
+		}
+		f := frame{kind: kindRequest, body: []byte{byte(id)}, call: p}
+		putRequest(&f, id, 0, testKind)
+		batch = append(batch, f)
+	}
+	if err := l.write(batch); err != nil {
+		t.Fatal(err)
+	}
+	near.Close()
+	wire := bytes.NewReader(<-got)
+	var sent []uint64
+	for wire.Len() > 0 {
+		_, n, err := readHead(wire)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := readBody(wire, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent = append(sent, binary.LittleEndian.Uint64(body))
+	}
+	if !slices.Equal(sent, []uint64{0, 2}) {
+		t.Errorf("calls %v were sent", sent)
+	}
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -26,12 +27,14 @@ type Member struct {
 	Name    string
 	ID      uint64
 	Peer    string // host:port of its peer port
+	Gossip  string // ip:port
 	Listen  string // where it serves clients, as it says
 	Admin   string
 	Cluster uint64 // [Hash] of the cluster it belongs to, 0 for none
 	Kind    string
 	Expect  int
 	Alive   bool // as far as gossip knows, and not of a foreign cluster
+	Left    bool // it is gone, and said before that it would go: see [Cluster.Leave]
 	Self    bool
 	Ready   bool // it serves clients, it says
 }
@@ -54,8 +57,13 @@ type record struct {
 	gossip string // ip:port
 	meta
 	alive bool
-	since time.Time // of the last change of alive
+	came  time.Time // when it was first seen of those times that it was alive last
+	died  time.Time // after that
+	bye   time.Time // when it said that it leaves
 }
+
+// left reports whether it went on purpose the last time it was here.
+func (r *record) left() bool { return !r.alive && r.bye.After(r.came) }
 
 func (m *members) open(c *Cluster) {
 	m.c, m.poke, m.version = c, make(chan struct{}, 1), make(chan struct{})
@@ -108,8 +116,7 @@ func (c *Cluster) Members() []Member {
 		all = append(all, m.memberLocked(r))
 	}
 	m.mu.Unlock()
-	own := c.meta()
-	all = append(all, own.member(c.o.Name, true, true))
+	all = append(all, c.self())
 	slices.SortFunc(all, func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
 	return all
 }
@@ -117,8 +124,7 @@ func (c *Cluster) Members() []Member {
 // Member returns the node with an id, dead or alive.
 func (c *Cluster) Member(id uint64) (Member, bool) {
 	if id == c.o.ID {
-		own := c.meta()
-		return own.member(c.o.Name, true, true), true
+		return c.self(), true
 	}
 	m := &c.members
 	m.mu.Lock()
@@ -129,8 +135,18 @@ func (c *Cluster) Member(id uint64) (Member, bool) {
 	return Member{}, false
 }
 
+// self is this node.
+func (c *Cluster) self() Member {
+	own := c.meta()
+	told := own.member(c.o.Name, true, true)
+	told.Gossip = c.GossipAddr()
+	return told
+}
+
 func (m *members) memberLocked(r *record) Member {
-	return r.member(r.name, r.alive && !foreign(r.cluster, m.c.hash.Load()), false)
+	told := r.member(r.name, r.alive && !foreign(r.cluster, m.c.hash.Load()), false)
+	told.Gossip, told.Left = r.gossip, r.left()
+	return told
 }
 
 func (m *meta) member(name string, alive, self bool) Member {
@@ -188,10 +204,11 @@ func (m *members) learn(name, gossip string, words meta) {
 		gone = 0 // or the id goes by another name now
 	}
 	delete(m.byID, gone)
-	r.meta, r.gossip = words, gossip
-	if !r.alive {
-		r.alive, r.since = true, time.Now()
+	// Who has something new to say after it took its leave is here again.
+	if !r.alive || r.meta != words && r.bye.After(r.came) {
+		r.alive, r.came = true, time.Now()
 	}
+	r.meta, r.gossip = words, gossip
 	m.byID[r.id] = r
 	delete(m.heard, r.id)
 	m.changedLocked()
@@ -206,7 +223,7 @@ func (m *members) mourn(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if r := m.byName[name]; r != nil && r.alive {
-		r.alive, r.since = false, time.Now()
+		r.alive, r.died = false, time.Now()
 		m.changedLocked()
 	}
 }
@@ -217,7 +234,7 @@ func (m *members) mournOthers(living []*memberlist.Node) {
 	defer m.mu.Unlock()
 	for name, r := range m.byName {
 		if r.alive && !slices.ContainsFunc(living, func(n *memberlist.Node) bool { return n.Name == name }) {
-			r.alive, r.since = false, time.Now()
+			r.alive, r.died = false, time.Now()
 			m.changedLocked()
 		}
 	}
@@ -228,7 +245,7 @@ func (m *members) forget() {
 	var gone []uint64
 	m.mu.Lock()
 	for name, r := range m.byName {
-		if !r.alive && time.Since(r.since) > forgetAfter {
+		if !r.alive && time.Since(r.died) > forgetAfter {
 			delete(m.byName, name)
 			if m.byID[r.id] == r {
 				delete(m.byID, r.id)
@@ -324,6 +341,9 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	return why
 }
 
+// mergeRefused begins the errors of NotifyMerge, as memberlist passes on their text only.
+const mergeRefused = "refused to exchange members: "
+
 // NotifyMerge keeps two clusters from telling each other their members.
 func (d delegate) NotifyMerge(nodes []*memberlist.Node) error {
 	for _, n := range nodes {
@@ -331,8 +351,8 @@ func (d delegate) NotifyMerge(nodes []*memberlist.Node) error {
 			continue
 		}
 		if why := d.c.reject(n); why != nil {
-			d.c.warnings.error(n.Address(), "refused to exchange members: "+why.Error())
-			return why
+			d.c.warnings.error(n.Address(), mergeRefused+why.Error())
+			return errors.New(mergeRefused + why.Error())
 		}
 	}
 	return nil
@@ -369,11 +389,19 @@ func (m *members) stray(name string, words meta) {
 func (d delegate) NotifyMsg([]byte)                {}
 func (d delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
-func (d delegate) LocalState(bool) []byte        { return nil }
-func (d delegate) MergeRemoteState([]byte, bool) {}
+// LocalState and MergeRemoteState exchange who left, as memberlist itself does not
+// tell one that believes it dead already.
+func (d delegate) LocalState(bool) []byte { return d.c.members.leavers() }
+
+func (d delegate) MergeRemoteState(b []byte, _ bool) {
+	if !d.obsolete() {
+		d.c.members.heardOfLeavers(b)
+	}
+}
 
 // NotifyConflict is told of a node with the name of another that lives.
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
+	d.c.seeds.clashed(existing, other)
 	if existing.Name != d.c.o.Name {
 		d.c.log.Debug("two nodes of one name, or one that moved",
 			zap.String("name", existing.Name), zap.String("at", existing.Address()), zap.String("and", other.Address()))

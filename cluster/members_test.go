@@ -42,7 +42,7 @@ func TestThreeFindEachOther(t *testing.T) {
 		t.Error("not exactly a is itself")
 	}
 	want := Member{
-		Name: "b", ID: b.o.ID, Peer: b.PeerAddr(), Listen: "127.0.0.1:11211", Admin: "127.0.0.1:9090",
+		Name: "b", ID: b.o.ID, Peer: b.PeerAddr(), Gossip: b.GossipAddr(), Listen: "127.0.0.1:11211", Admin: "127.0.0.1:9090",
 		Kind: "ordered", Expect: 3, Alive: true, Ready: true,
 	}
 	if all[1] != want {
@@ -275,7 +275,7 @@ func TestAdvertisedAddresses(t *testing.T) {
 	if host != "127.0.0.1" || port == "0" {
 		t.Errorf("peers are told %s", a.PeerAddr())
 	}
-	if !a.self(a.GossipAddr()) || !a.self(fmt.Sprintf("127.0.0.1:%d", a.bound.Port)) || a.self("127.0.0.1:1") {
+	if !a.here(a.GossipAddr()) || !a.here(fmt.Sprintf("127.0.0.1:%d", a.bound.Port)) || a.here("127.0.0.1:1") {
 		t.Error("does not know itself")
 	}
 	o = options("b", a.GossipAddr())

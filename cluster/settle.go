@@ -17,7 +17,9 @@ const (
 	promiseTimeout = 2 * time.Second
 	settleEvery    = 250 * time.Millisecond
 
-	callPromise = 1 // of the calls of this package
+	// The calls of this package.
+	callPromise = 1
+	callLeave   = 2
 )
 
 // boot is this node's part in founding a cluster.

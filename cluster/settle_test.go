@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -71,16 +72,41 @@ func TestExactlyOneFounds(t *testing.T) {
 }
 
 func TestFoundsAlone(t *testing.T) {
-	for _, join := range []string{"", "self"} {
+	for _, c := range []struct{ listen, join string }{
+		{"127.0.0.1", ""}, {"127.0.0.1", "127.0.0.1"}, {"127.0.0.1", "localhost"}, {"0.0.0.0", "127.0.0.1"}, {"0.0.0.0", "127.0.0.9"},
+	} {
 		o := options("a")
 		o.Expect = 1
-		if join == "self" {
-			o.Gossip = attunetest.FreeAddr(t)
-			o.Join = []string{o.Gossip}
+		_, port, _ := net.SplitHostPort(attunetest.FreeAddr(t))
+		o.Gossip = net.JoinHostPort(c.listen, port)
+		if c.join != "" {
+			o.Join = []string{net.JoinHostPort(c.join, port)}
 		}
 		if len(settle(t, start(t, o))) != 1 {
-			t.Error("did not found")
+			t.Errorf("did not found: %+v", c)
 		}
+	}
+}
+
+// The loopback network has more than one address, and each may have a node, of the same
+// port too.
+func TestAnotherLoopbackAddressIsAnotherNode(t *testing.T) {
+	_, port, _ := net.SplitHostPort(attunetest.FreeAddr(t))
+	l, err := net.Listen("tcp", "127.0.0.2:"+port)
+	if err != nil {
+		t.Skip("this machine has no 127.0.0.2: ", err)
+	}
+	l.Close()
+	o := options("a", "127.0.0.2:"+port)
+	o.Expect, o.Gossip = 1, "127.0.0.1:"+port
+	a := start(t, o)
+	waits(t, a, "--join")
+	o = options("b")
+	o.Expect, o.Gossip = 1, "127.0.0.2:"+port
+	b := start(t, o)
+	meet(t, a, b)
+	if !a.here("127.0.0.1:"+port) || !a.here("[::1]:"+port) || a.here("127.0.0.2:"+port) || b.here("127.0.0.1:"+port) || b.here("[::1]:"+port) {
+		t.Error("does not know itself")
 	}
 }
 

@@ -41,8 +41,9 @@ func (c *Cluster) HandleStream(kind byte, fn func(ctx context.Context, from uint
 // Stream asks a node for a long answer, over a connection of its own. The reader
 // returns io.EOF after the last byte of an answer that is complete, and another
 // error if it ends in any other way: io.ErrUnexpectedEOF if the connection was
-// cut, a [RemoteError] if the sender gave up. The caller closes it. ctx bounds
-// the whole stream. Errors of Stream itself wrap [ErrNotSent].
+// cut, or nothing came for a minute; a [RemoteError] if the sender gave up. The
+// caller closes it. ctx bounds the whole stream. Errors of Stream itself wrap
+// [ErrNotSent].
 func (c *Cluster) Stream(ctx context.Context, to uint64, kind byte, request []byte) (io.ReadCloser, error) {
 	checkKind(kind)
 	if len(request) > MaxFrame-1 {
@@ -68,11 +69,13 @@ func (c *Cluster) Stream(ctx context.Context, to uint64, kind byte, request []by
 
 // stream is the receiving end.
 type stream struct {
-	c     *Cluster
-	ctx   context.Context // of whoever asked
-	from  uint64
-	r     *bufio.Reader
-	close func()
+	c        *Cluster
+	ctx      context.Context // of whoever asked
+	from     uint64
+	conn     net.Conn
+	r        *bufio.Reader
+	patience time.Duration // with a sender that says nothing, and does not hang up either
+	close    func()
 
 	buf   []byte // memory of the chunks
 	chunk []byte // what is left of the current one, in buf
@@ -85,7 +88,7 @@ func newStream(ctx context.Context, c *Cluster, from uint64, conn net.Conn, r io
 	c.stats[Bulk].connsOut.Add(1)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	return &stream{
-		c: c, ctx: ctx, from: from, r: bufio.NewReaderSize(r, readSize),
+		c: c, ctx: ctx, from: from, conn: conn, r: bufio.NewReaderSize(r, readSize), patience: stuckAfter,
 		close: sync.OnceFunc(func() {
 			stop()
 			c.exit(conn)
@@ -108,6 +111,7 @@ func (s *stream) Read(p []byte) (int, error) {
 
 // next reads a chunk, or the end as io.EOF.
 func (s *stream) next() error {
+	s.conn.SetReadDeadline(time.Now().Add(s.patience))
 	kind, n, err := readHead(s.r)
 	if err == nil {
 		err = s.c.meddle(s.from)

@@ -3,11 +3,15 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
 )
@@ -139,9 +143,23 @@ func replay(c *Cluster, wire []byte) ([]byte, error) {
 	return io.ReadAll(s)
 }
 
+// Chunks that are missing leave no trace but the length.
+func TestStreamThatLacksChunksIsAnError(t *testing.T) {
+	c := new(Cluster)
+	c.ctx = t.Context()
+	chunk := appendFrame(nil, kindChunk, binary.LittleEndian.AppendUint32(nil, crc32.Checksum([]byte("abc"), castagnoli)), []byte("abc"))
+	for total, whole := range map[uint64]bool{0: false, 3: false, 6: true, 9: false} {
+		end := appendFrame(nil, kindEnd, nil, binary.LittleEndian.AppendUint64(nil, total))
+		if got, err := replay(c, slices.Concat(chunk, chunk, end)); (err == nil) != whole || string(got) != "abcabc" {
+			t.Errorf("6 bytes of %d: %q, %v", total, got, err)
+		}
+	}
+}
+
 type nopConn struct{ net.Conn }
 
-func (nopConn) Close() error { return nil }
+func (nopConn) Close() error                    { return nil }
+func (nopConn) SetReadDeadline(time.Time) error { return nil }
 
 // A peer that dies in the middle, and one that is closed.
 func TestStreamEndsWithTheOther(t *testing.T) {
@@ -198,6 +216,29 @@ func TestStreamEndsWithTheOther(t *testing.T) {
 	defer r.Close()
 	a.Close()
 	if _, err := io.ReadAll(r); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// A sender whose process stands still keeps its connection. Who asked gives it up all
+// the same, or it would never ask another one.
+func TestStreamOfASilentSenderEnds(t *testing.T) {
+	a, b := pair(t)
+	b.HandleStream(testKind, func(ctx context.Context, _ uint64, _ []byte, w io.Writer) error {
+		w.Write(noise(chunkSize))
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	r, err := a.Stream(within(t), b.o.ID, testKind, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.ReadFull(r, make([]byte, chunkSize)); err != nil {
+		t.Fatal(err)
+	}
+	r.(*stream).patience = 50 * time.Millisecond
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Error(err)
 	}
 }

@@ -29,7 +29,7 @@ func (c Class) String() string {
 }
 
 const (
-	protoVersion = 1
+	protoVersion = 2
 	magic        = "attn"
 
 	// MinKind is the lowest kind of a frame, call or stream that users of this

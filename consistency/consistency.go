@@ -65,7 +65,8 @@ type Engine interface {
 	// Recover is called when the local replica has lost the bytes of an item it
 	// has in its index. c.Res[0].Item (len(c.Res) == 1) is the item from
 	// elsewhere or, if nobody has it, the zero Item after exactly that version
-	// was removed: a miss. c.Err: neither could be done now.
+	// was removed: a miss. At a level where a miss is no fact, one that is not live
+	// is a miss without that. c.Err: none of these could be done now.
 	Recover(c *attune.Call, key attune.Key, lost attune.Item) bool
 	// Now is the engine's clock for expiry, in unix milliseconds. It goes with
 	// what the replica holds: a Barrier may move both, so what is read behind one

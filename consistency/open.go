@@ -52,7 +52,10 @@ type Options struct {
 	// RepairRate is how many bytes a second are fetched from others for a backend
 	// outside this process that lacks them, 0 for no limit.
 	RepairRate int64
-	Log        *zap.Logger
+	// Trace begins to trace what another controller asks for, as part of its span. It
+	// returns nil if nobody keeps what is traced here, and is nil if nobody ever does.
+	Trace func(attune.SpanContext, []attune.Op) *attune.Trace
+	Log   *zap.Logger
 }
 
 // AllAcks is a WriteAcks of every controller that is alive.
@@ -83,7 +86,13 @@ type (
 type RepairStatus = repair.Status
 
 // Repairing is an [Engine] that gets from others what its store has lost.
-type Repairing interface{ Repairs() RepairStatus }
+type Repairing interface {
+	Repairs() RepairStatus
+	// Seek gives to fn what others have of the items that save lacks, and returns how
+	// many. It takes its time, until ctx ends. Errors: fn's, which end it; the cause of
+	// ctx; why others did not answer.
+	Seek(ctx context.Context, save *replica.Save, fn func(key []byte, it attune.Item) error) (found int64, err error)
+}
 
 // Status and MemberStatus are what a Group tells of itself.
 type (
@@ -99,6 +108,8 @@ type Group interface {
 	// Transfer makes the controller called to lead, or if that is empty one that is up
 	// to date, and returns its name.
 	Transfer(ctx context.Context, to string) (leader string, err error)
+	// Origin is the name of the controller that decided a change; "" if it is not known.
+	Origin(v attune.Version) string
 	// Fatal delivers the reason why this controller must stop, should there be one.
 	Fatal() <-chan error
 }
@@ -132,7 +143,7 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 		}
 		e, err := ordered.Open(ctx, ordered.Options{
 			Sequential: level == Sequential, Name: o.Node, Expect: o.Expect, MaxItem: o.MaxItem, RepairRate: o.RepairRate,
-			DataDir: o.DataDir, Sync: sync, Full: o.Full, OpenReplica: o.OpenReplica, Log: o.Log,
+			DataDir: o.DataDir, Sync: sync, Full: o.Full, OpenReplica: o.OpenReplica, Trace: o.Trace, Log: o.Log,
 			OpenCluster: func(id uint64) (*cluster.Cluster, error) { return o.OpenCluster(id, kindOrdered) },
 		})
 		if err != nil {
@@ -143,7 +154,7 @@ func Open(ctx context.Context, level Level, o Options) (Engine, error) {
 		g := gossip.Options{
 			OpenReplica: o.OpenReplica, Node: o.Node, MaxItem: o.MaxItem, RepairRate: o.RepairRate, Causal: level == Causal,
 			WriteAcks: o.WriteAcks, MaxSkew: o.MaxSkew, TombstoneMaxAge: o.TombstoneMaxAge,
-			DataDir: o.DataDir, Full: o.Full, Timeout: ErrTimeout, Log: o.Log,
+			DataDir: o.DataDir, Full: o.Full, Timeout: ErrTimeout, Trace: o.Trace, Log: o.Log,
 		}
 		if o.DataDir != "" {
 			var err error
@@ -204,8 +215,13 @@ func (g Gossiping) Fatal() <-chan error { return g.e.Fatal() }
 // Repairs tells how the store outside this process is.
 func (g Gossiping) Repairs() RepairStatus { return g.e.Repairs() }
 
+// Seek gives to fn what others have of the items that save lacks.
+func (g Gossiping) Seek(ctx context.Context, save *replica.Save, fn func(key []byte, it attune.Item) error) (found int64, err error) {
+	return g.e.Seek(ctx, save, fn)
+}
+
 // LeaveForGood says why this controller must not leave; it always leaves for good.
-func (g Gossiping) LeaveForGood() error { return g.e.MayLeave() }
+func (g Gossiping) LeaveForGood() error { return g.e.LeaveForGood() }
 
 // Home is the name of the controller that decides ops on a key which look at what is
 // there first.

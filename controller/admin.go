@@ -18,8 +18,9 @@ import (
 )
 
 // adminServer is the HTTP side: the page for people at / and its /api, /healthz,
-// /readyz, /metrics, /loglevel, /config, /fault, /recover, /leader/transfer, /leave, /snapshot,
-// /explain, /watch, /trace, and /debug/pprof when asked for.
+// /readyz, /metrics, /loglevel, /config, /fault, /recover, /leader/transfer, /join, /leave,
+// /snapshot, /explain, /watch, /trace, and /debug/pprof when asked for. Whatever changes
+// something takes the admin token, if there is one, and so does what tells keys or values.
 type adminServer struct {
 	ln    net.Listener
 	http  *http.Server
@@ -46,9 +47,7 @@ func (n *Node) openAdmin(context.Context) error {
 	a := &adminServer{
 		ln: ln,
 		http: &http.Server{
-			// Who looks at the page has a browser that reaches this address; another
-			// site must not have it change anything here.
-			Handler:           http.NewCrossOriginProtection().Handler(mux),
+			Handler:           n.guard(mux, ln.Addr()),
 			ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(n.log),
 		},
 		done:  make(chan struct{}),
@@ -61,6 +60,11 @@ func (n *Node) openAdmin(context.Context) error {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := n.Ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		// Reads and deletions are served, and most of what a cache is asked is reads.
+		if err := n.full(); err != nil {
+			fmt.Fprintf(w, "ready, but writes are refused: %v\n", err)
 			return
 		}
 		fmt.Fprintln(w, "ready")
@@ -78,11 +82,12 @@ func (n *Node) openAdmin(context.Context) error {
 	}
 	mux.HandleFunc("GET /metrics", whenEngine(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
 	whileOpen := func(serve http.HandlerFunc) http.HandlerFunc { return whenEngine(a.whileOpen(serve)) }
-	mux.HandleFunc("GET /snapshot", whileOpen(n.serveSnapshot))
-	mux.HandleFunc("GET /explain", whileOpen(n.serveExplain))
-	mux.HandleFunc("GET /watch", whileOpen(n.serveWatch))
+	mux.HandleFunc("GET /snapshot", n.authorized(whileOpen(n.serveSnapshot)))
+	mux.HandleFunc("GET /explain", n.authorized(whileOpen(n.serveExplain)))
+	mux.HandleFunc("GET /watch", n.authorized(whileOpen(n.serveWatch)))
 	mux.HandleFunc("/trace", whileOpen(n.serveTrace))
 	mux.HandleFunc("/leader/transfer", whenEngine(http.HandlerFunc(n.serveTransfer)))
+	mux.HandleFunc("/join", n.serveJoin) // also while it looks for the others
 	mux.HandleFunc("/leave", whenEngine(http.HandlerFunc(n.serveLeave)))
 	mux.HandleFunc("GET /config", n.serveConfig)
 	mux.HandleFunc("/fault", n.serveFault)
@@ -92,11 +97,11 @@ func (n *Node) openAdmin(context.Context) error {
 		mux.Handle("/loglevel", n.cfg.LogLevel)
 	}
 	if n.cfg.Pprof {
-		mux.HandleFunc("/debug/pprof/", pprof.Index)
-		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		for path, serve := range map[string]http.HandlerFunc{
+			"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace,
+		} {
+			mux.HandleFunc("/debug/pprof/"+path, n.authorized(serve))
+		}
 	}
 	go func() {
 		defer close(a.done)

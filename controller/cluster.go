@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -250,6 +249,9 @@ func (n *Node) members() []memberInfo {
 		info := memberInfo{Name: m.Name, State: stateOf(m), Role: "outside", Listen: m.Listen, Admin: m.Admin}
 		if s, ok := byID[m.ID]; ok {
 			info.Role, info.Lag = roleOf(s, &st), lagOf(s, &st)
+			if m.Left {
+				info.State = stateFailed // it stopped, and quorums count on it still
+			}
 		}
 		seen[m.Name] = true
 		all = append(all, info)
@@ -257,20 +259,30 @@ func (n *Node) members() []memberInfo {
 	for _, m := range st.Members {
 		if !seen[m.Name] {
 			seen[m.Name] = true
-			all = append(all, memberInfo{Name: m.Name, State: "failed", Role: roleOf(m, &st), Lag: lagOf(m, &st)})
+			all = append(all, memberInfo{Name: m.Name, State: stateFailed, Role: roleOf(m, &st), Lag: lagOf(m, &st)})
 		}
 	}
 	return all
 }
 
+// The states of a member.
+const (
+	stateReady  = "ready"
+	stateAlive  = "alive" // and does not serve its level
+	stateFailed = "failed"
+	stateLeft   = "left" // on purpose: nobody waits for it
+)
+
 func stateOf(m cluster.Member) string {
 	switch {
 	case m.Alive && m.Ready:
-		return "ready"
+		return stateReady
 	case m.Alive:
-		return "alive"
+		return stateAlive
+	case m.Left:
+		return stateLeft
 	default:
-		return "failed"
+		return stateFailed
 	}
 }
 
@@ -342,8 +354,7 @@ func (n *Node) serveRecover(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(map[string]string{"status": "this controller is a new cluster; restart the others, without their data"})
+		answerJSON(w, map[string]string{"status": "this controller is a new cluster; restart the others, without their data"})
 	}
 }
 

@@ -137,7 +137,7 @@ func TestGossipGoesOnAndIsRejoined(t *testing.T) {
 			}
 			attunetest.Eventually(t, "they are missed", func() bool {
 				stats := c.stats("attune")
-				return stats["peers_alive"] == "0" && strings.HasPrefix(stats["member_n2"], "failed outside ")
+				return stats["peers_alive"] == "0" && strings.HasPrefix(stats["member_n2"], "left outside ")
 			})
 
 			for _, name := range []string{"n2", "n4"} {

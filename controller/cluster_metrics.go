@@ -49,7 +49,8 @@ var (
 	repairDesc    = prometheus.NewDesc("attune_store_values_total", "Values that a backend outside this process did not take, those the other controllers were asked for, those of them that were repaired so, and those fetched to fill it.", []string{"what"}, nil)
 	fillingDesc   = prometheus.NewDesc("attune_store_filling", "1 while the backend outside this process is being filled from another controller.", nil, nil)
 	fillDesc      = prometheus.NewDesc("attune_store_fill_items", "Of the pass under way, or the last: items looked for, of about how many, and those that were lacking.", []string{"which"}, nil)
-	aliveDesc     = prometheus.NewDesc("attune_member_up", "1 if a member is alive, as gossip has it.", []string{"member"}, nil)
+	aliveDesc     = prometheus.NewDesc("attune_member_up", "1 if a member is alive, as gossip has it; none of one that left.", []string{"member"}, nil)
+	membersDesc   = prometheus.NewDesc("attune_members", "Members, this one included, by how they are: ready, alive and not ready, failed, or left on purpose.", []string{"state"}, nil)
 	peerBytesDesc = prometheus.NewDesc("attune_peer_bytes_total", "Bytes exchanged with other controllers.", []string{"class", "direction"}, nil)
 	peerDropDesc  = prometheus.NewDesc("attune_peer_dropped_total", "Frames to other controllers that were dropped.", []string{"class"}, nil)
 	peerQueueDesc = prometheus.NewDesc("attune_peer_queue_bytes", "Bytes waiting to be sent to other controllers.", []string{"class"}, nil)
@@ -70,7 +71,7 @@ func (n *Node) collectCluster(count, gauge func(d *prometheus.Desc, v float64, l
 		collectOrdered(g.Status(), count, gauge)
 	} else if s, ok := n.gossiping(); ok {
 		collectGossip(s.Status(), count, gauge)
-		gauge(maxSkewDesc, n.cfg.MaxSkew.Seconds())
+		gauge(maxSkewDesc, n.inUse().MaxSkew.Seconds())
 	}
 	if st, ok := n.repairs(); ok {
 		gauge(stageDesc, float64(st.Waiting))
@@ -83,8 +84,14 @@ func (n *Node) collectCluster(count, gauge func(d *prometheus.Desc, v float64, l
 		count(repairDesc, float64(st.Found), "repaired")
 		count(repairDesc, float64(st.Fill.Fetched), "filled")
 	}
-	for _, m := range c.Members() {
-		gauge(aliveDesc, flag(m.Alive), m.Name)
+	states := map[string]int{stateReady: 0, stateAlive: 0, stateFailed: 0, stateLeft: 0}
+	for _, m := range n.members() {
+		if states[m.State]++; m.State != stateLeft {
+			gauge(aliveDesc, flag(m.State != stateFailed), m.Name)
+		}
+	}
+	for state, count := range states {
+		gauge(membersDesc, float64(count), state)
 	}
 	ps := c.Stats()
 	for class, name := range peerClasses {

@@ -65,6 +65,48 @@ func closeAll(nodes ...*Node) {
 	wait.Wait()
 }
 
+// Who is stopped has left, at every level, and is no reason for an alarm; but for one that
+// keeps its data and votes again when it is back: quorums need it.
+func TestWhoIsStoppedHasLeft(t *testing.T) {
+	for _, level := range []consistency.Level{consistency.Linearizable, consistency.Sequential, consistency.Causal, consistency.Eventual} {
+		for _, kept := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v, its data kept %v", level, kept), func(t *testing.T) {
+				t.Parallel()
+				nodes := startThree(t, level, func(_ int, cfg *Config) {
+					if kept {
+						cfg.DataDir = t.TempDir()
+					}
+				})
+				closeAll(nodes[2])
+				left, want := 1., "left"
+				if kept && level <= consistency.Sequential {
+					left, want = 0, "failed"
+				}
+				for _, n := range nodes[:2] {
+					c := dial(t, n)
+					attunetest.Eventually(t, "it is missed", func() bool { return strings.HasPrefix(c.stats("attune")["member_n3"], want+" ") })
+					m := metrics(t, n)
+					for state, want := range map[string]float64{"ready": 2, "alive": 0, "left": left, "failed": 1 - left} {
+						if got := sample(t, m, "attune_members", state).GetGauge().GetValue(); got != want {
+							t.Errorf("%v members are %s, want %v", got, state, want)
+						}
+					}
+					up := 0
+					for _, s := range m["attune_member_up"].GetMetric() {
+						up++
+						if name := s.GetLabel()[0].GetValue(); s.GetGauge().GetValue() != 1 && (name != "n3" || left == 1) {
+							t.Errorf("%s is not up", name)
+						}
+					}
+					if up != 3-int(left) {
+						t.Errorf("%d members are up or not, want %v", up, 3-left)
+					}
+				}
+			})
+		}
+	}
+}
+
 // Every verb, in every dialect that has it, said to one controller and looked at
 // from another.
 func TestVerbsAcrossTheCluster(t *testing.T) {

@@ -34,6 +34,9 @@ type Config struct {
 	Listen []string
 	// Admin is the HTTP address; empty for none.
 	Admin string
+	// AdminTokenFile holds what must be said at Admin to change something there, or to be
+	// told keys or values; empty: nothing must.
+	AdminTokenFile string
 	// Pprof serves /debug/pprof on Admin.
 	Pprof bool
 	// Level is the consistency level.
@@ -74,7 +77,8 @@ type Config struct {
 	// MaxConns bounds client connections; one more is told so and closed.
 	MaxConns int
 	// Threads is how many event loops serve the connections, where event loops
-	// do; 0 is one per core. Fewer cost less CPU per command, more serve more.
+	// do; 0 is as many as GOMAXPROCS, which whoever runs the process may bring to the
+	// same number. Fewer cost less CPU per command, more serve more.
 	Threads int
 	// IdleTimeout closes a connection on which nothing moved, 0 never. It also
 	// ends one whose client does not read its replies.
@@ -88,7 +92,7 @@ type Config struct {
 	// EnableShutdown lets clients stop the node with `shutdown`.
 	EnableShutdown bool
 
-	// EnableFaults lets /fault on Admin break the network of this node.
+	// EnableFaults lets /fault on Admin break the network of this node, and its clock.
 	EnableFaults bool
 	// Settings is what this was made of, for /config.
 	Settings []Setting
@@ -96,6 +100,14 @@ type Config struct {
 	Log *zap.Logger
 	// LogLevel, if set, can be read and changed at /loglevel on Admin.
 	LogLevel *zap.AtomicLevel
+
+	// TraceEndpoint is the URL of an OpenTelemetry collector that takes OTLP over HTTP;
+	// without a path it gets /v1/traces. Empty: nothing is exported. TraceSample is the
+	// fraction of commands that are traced.
+	TraceEndpoint string
+	TraceSample   float64
+	// LogSample is how many lines of Log that say the same are written.
+	LogSample LogSample
 
 	// goroutines serves every connection on a goroutine of its own, as where
 	// there is no event loop; tests set it.
@@ -127,6 +139,8 @@ func Default() Config {
 		MaxConns:        10000,
 		OpTimeout:       time.Second,
 		DrainTimeout:    10 * time.Second,
+		TraceSample:     0.001,
+		LogSample:       LogSample{First: 50, Every: 500},
 		Log:             zap.NewNop(),
 	}
 }
@@ -160,6 +174,11 @@ func (c *Config) Validate() error {
 			return bad("admin", "%v", err)
 		}
 	}
+	if c.AdminTokenFile != "" {
+		if _, err := readToken(c.AdminTokenFile); err != nil {
+			return bad("admin-token-file", "%v", err)
+		}
+	}
 	if c.MemoryLimit != 0 && c.MemoryLimit < 8<<20 {
 		return bad("memory-limit", "want 0 (none) or at least 8MiB, have %d bytes", c.MemoryLimit)
 	}
@@ -176,10 +195,19 @@ func (c *Config) Validate() error {
 		return bad("max-conns", "want at least 1, have %d", c.MaxConns)
 	}
 	if c.Threads < 0 || c.Threads > 1024 {
-		return bad("threads", "want 0 (one per core) to 1024, have %d", c.Threads)
+		return bad("threads", "want 0 (all that are there) to 1024, have %d", c.Threads)
 	}
 	if err := c.validateCluster(bad); err != nil {
 		return err
+	}
+	if _, err := traceURL(c.TraceEndpoint); err != nil {
+		return bad("trace-endpoint", "%v", err)
+	}
+	if !(c.TraceSample >= 0 && c.TraceSample <= 1) {
+		return bad("trace-sample", "want a fraction of the commands, 0 to 1, have %v", c.TraceSample)
+	}
+	if c.LogSample.First < 0 || c.LogSample.Every < 0 || c.LogSample.First == 0 && c.LogSample.Every != 0 {
+		return bad("log-sample", "want first:every, such as 50:500, or off, have %d:%d", c.LogSample.First, c.LogSample.Every)
 	}
 	for _, d := range []struct {
 		key string
@@ -203,7 +231,7 @@ func (c *Config) Alone() bool {
 // nothing is said about the rest, one beside them: bytes outlive a controller only
 // together with what says which of them are current.
 func (c *Config) dataDir() string {
-	if dir := kvadapter.PebbleDir(c.Backend); c.DataDir == "" && dir != "" {
+	if dir, _ := kvadapter.PebbleDir(c.Backend); c.DataDir == "" && dir != "" {
 		return filepath.Join(dir, "state")
 	}
 	return c.DataDir
@@ -227,18 +255,17 @@ func (c *Config) validateCluster(bad func(key, format string, args ...any) error
 		return nil
 	}
 	for _, a := range []struct{ key, addr string }{{"peer", c.Peer}, {"gossip", c.Gossip}} {
-		if err := checkAddr(a.addr); err != nil || strings.HasPrefix(a.addr, "unix:") {
+		if _, err := tcpHost(a.addr); err != nil {
 			return bad(a.key, "want host:port, have %q", a.addr)
 		}
 	}
-	if c.PeerAdvertise != "" {
-		if err := checkAddr(c.PeerAdvertise); err != nil {
-			return bad("peer-advertise", "%v", err)
-		}
+	// Others dial these. An empty host would be their own.
+	if host, err := tcpHost(c.PeerAdvertise); c.PeerAdvertise != "" && (err != nil || host == "") {
+		return bad("peer-advertise", "want host:port, have %q", c.PeerAdvertise)
 	}
 	for _, a := range c.Join {
-		if err := checkAddr(a); err != nil {
-			return bad("join", "%v", err)
+		if host, err := tcpHost(a); err != nil || host == "" {
+			return bad("join", "want host:port of each, have %q", a)
 		}
 	}
 	if c.Expect < 1 || c.Expect > 99 {
@@ -256,6 +283,15 @@ func splitAddr(a string) (network, address string) {
 		return "unix", strings.TrimPrefix(path, "//")
 	}
 	return "tcp", a
+}
+
+// tcpHost is the host of a host:port, which may be empty: every address of the machine.
+func tcpHost(a string) (host string, err error) {
+	if err := checkAddr(a); err != nil || strings.HasPrefix(a, "unix:") {
+		return "", fmt.Errorf("%q is not host:port", a)
+	}
+	host, _, err = net.SplitHostPort(a)
+	return host, err
 }
 
 func checkAddr(a string) error {

@@ -15,6 +15,7 @@ const firstRead = 2 << 10
 // connection is served on systems without epoll; otherwise see loop.
 func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 	s := newSession(n, stripe)
+	s.local = c.LocalAddr().String()
 	answered := make(chan struct{}, 1) // room for the answer nobody waits for
 	s.call.Done = func() { answered <- struct{}{} }
 	defer s.abandon()
@@ -159,6 +160,9 @@ func (s *session) abandon() {
 		n.cut.Add(1)
 	}
 	s.tally.flush(s.counts, 0)
+	if t := s.call.Trace; t != nil && !s.given {
+		t.End("the connection was closed")
+	}
 	if s.n > 0 {
 		s.work = nil // left in the middle of work, it is of no use to others, or the engine's
 	}

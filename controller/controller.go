@@ -17,6 +17,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency"
+	"github.com/attunekv/attune/internal/otlp"
 	"github.com/attunekv/attune/internal/room"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
@@ -37,15 +38,16 @@ type Node struct {
 	// cluster is there while the engine looks for its place in it, and later.
 	cluster atomic.Pointer[cluster.Cluster]
 	// health is of the engine, once there is one: shards do not change from then on.
-	health  atomic.Pointer[func() error]
-	opened  atomic.Bool             // Open is done: before, only the admin address answers
-	giveUp  context.CancelCauseFunc // ends Open
-	fatal   chan error              // has room for one
-	events  events                  // what log was told
-	samples samples
-	reloads reloads
-	stripes []counters
-	loops   []*loop // empty where connections have goroutines
+	health    atomic.Pointer[func() error]
+	opened    atomic.Bool             // Open is done: before, only the admin address answers
+	giveUp    context.CancelCauseFunc // ends Open
+	fatal     chan error              // has room for one
+	events    events                  // what log was told
+	samples   samples
+	discovery discovery
+	reloads   reloads
+	stripes   []counters
+	loops     []*loop // empty where connections have goroutines
 
 	listeners  []net.Listener
 	admin      *adminServer
@@ -61,6 +63,10 @@ type Node struct {
 
 	mu    sync.Mutex
 	conns map[uint64]*connInfo // guarded by mu
+
+	tracer      atomic.Pointer[tracer] // nil: nothing is exported
+	traceCounts otlp.Counts
+	logSample   logSample
 
 	watches       atomic.Int64 // clients of /watch
 	tracing       sync.Mutex   // held while a command is traced
@@ -111,7 +117,9 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		stop:    make(chan struct{}),
 		fatal:   make(chan error, 1),
 	}
-	n.log = cfg.Log.With(zap.String("node", cfg.Name)).WithOptions(zap.WrapCore(n.events.keep))
+	n.logSample.set(cfg.LogSample)
+	n.log = cfg.Log.With(zap.String("node", cfg.Name)).WithOptions(zap.WrapCore(n.logSample.thin), zap.WrapCore(n.events.keep))
+	n.trace(&n.cfg)
 	n.conf.Store(&n.cfg)
 	n.Reloaded(nil)
 	ctx, n.giveUp = context.WithCancelCause(ctx)
@@ -157,6 +165,7 @@ func (n *Node) openShard(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
+	shardNumber := len(n.shards)
 	sh.engine, err = consistency.Open(ctx, n.cfg.Level, consistency.Options{
 		OpenReplica: func(o replica.Options) (*replica.Replica, error) {
 			o.Backend, o.MemoryLimit, o.HotCache = backend, n.cfg.MemoryLimit, n.cfg.HotCache
@@ -173,7 +182,10 @@ func (n *Node) openShard(ctx context.Context) error {
 		Sync:        n.cfg.Sync,
 		WriteAcks:   n.cfg.WriteAcks, MaxSkew: n.cfg.MaxSkew, TombstoneMaxAge: n.cfg.TombstoneMaxAge,
 		RepairRate: n.cfg.RepairRate,
-		Log:        n.log,
+		Trace: func(span attune.SpanContext, ops []attune.Op) *attune.Trace {
+			return n.traceFor(shardNumber, span, ops)
+		},
+		Log: n.log,
 	})
 	if err != nil {
 		if n.room != nil {
@@ -208,11 +220,11 @@ func (n *Node) watchRoom() (full func() error, err error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("data-dir: %w", err)
 	}
-	dirs := []string{dir}
-	if bytes := kvadapter.PebbleDir(n.cfg.Backend); bytes != "" {
-		dirs = append(dirs, bytes)
+	dirs := []room.Reserved{{Dir: dir, Reserve: room.Reserve}}
+	if bytes, reserve := kvadapter.PebbleDir(n.cfg.Backend); bytes != "" {
+		dirs = append(dirs, room.Reserved{Dir: bytes, Reserve: reserve})
 	}
-	n.room = room.New(room.Reserve, func(err error) {
+	n.room = room.New(func(err error) {
 		if err != nil {
 			n.log.Error("writes are refused until there is room", zap.Error(err))
 		} else {
@@ -220,6 +232,14 @@ func (n *Node) watchRoom() (full func() error, err error) {
 		}
 	}, dirs...)
 	return n.room.Err, nil
+}
+
+// full is why writes are refused here, for want of room on a disk, or nil.
+func (n *Node) full() error {
+	if n.room == nil {
+		return nil
+	}
+	return n.room.Err()
 }
 
 // awaitReady returns when the level is served here.
@@ -432,8 +452,8 @@ var errLeaving = errors.New("not ready: this controller is stopping")
 
 // Close drains the node, within DrainTimeout and until ctx ends: it accepts no
 // more connections, finishes the commands it received, refuses the next one of
-// each session that falls idle and closes it, then stops engine, backend and
-// admin. The error tells what was cut short.
+// each session that falls idle and closes it, then stops admin, engine and
+// backend. The error tells what was cut short.
 func (n *Node) Close(ctx context.Context) error {
 	n.drainUntil.Store(time.Now().Add(n.inUse().DrainTimeout).UnixNano())
 	n.draining.Store(true)
@@ -524,6 +544,9 @@ func (n *Node) closeNow(cause error) error {
 	}
 	if n.room != nil {
 		n.room.Close()
+	}
+	if t := n.tracer.Swap(nil); t != nil {
+		t.exporter.Close()
 	}
 	return errors.Join(errs...)
 }

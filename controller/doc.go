@@ -16,8 +16,11 @@
 //	web.go         the page for people, in web/; web_peers.go asks the others for it
 //	snapshot.go    all items of one moment, over HTTP
 //	fleet.go       servers of a backend: watched, and exchanged while it serves
+//	discovery.go   where clients find the controllers that are ready
 //	explain.go     what all controllers have of a key; watch.go: changes as they come
 //	trace.go       a command of an operator's, and when it came where
+//	tracer.go      commands that are traced by chance, for an OpenTelemetry collector
+//	logsample.go   which lines of the log are written when many say the same
 //	lead.go        handing over leadership; leaving for good
 //	cluster.go     the other controllers: peer port, members, forcing a new cluster
 //

@@ -37,7 +37,14 @@ func (s *session) answered() {
 	switch asked {
 	case askedBarrier:
 		s.passed()
+	case askedFetch:
+		if t := s.call.Trace; t != nil {
+			t.Ended("store get", "the store has answered")
+		}
 	case askedRecover:
+		if t := s.call.Trace; t != nil {
+			t.Ended("peer get", "the others were asked for its bytes")
+		}
 		s.got = asked
 	case askedLease:
 		s.wrote()
@@ -261,6 +268,9 @@ func (s *session) write() {
 		if r.Op.Verb == attune.Flush {
 			if sh == nil {
 				s.work.ops = append(s.work.ops, r.Op)
+				if s.tracer != nil {
+					s.weigh(&r.Op, 1)
+				}
 				s.flushAll()
 				return
 			}
@@ -272,6 +282,9 @@ func (s *session) write() {
 			sh = to
 		}
 		s.work.ops = append(s.work.ops, r.Op)
+	}
+	if s.tracer != nil {
+		s.weigh(&s.work.ops[0], len(s.work.ops))
 	}
 	if s.execute(sh, askedWrites) {
 		s.opsToTell = len(s.work.ops)

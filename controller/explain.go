@@ -158,7 +158,7 @@ func (n *Node) copiesElsewhere(ctx context.Context, key []byte) []keyCopy {
 			own = m.Cluster
 		}
 	}
-	members = slices.DeleteFunc(members, func(m cluster.Member) bool { return m.Self || m.Cluster != own })
+	members = slices.DeleteFunc(members, func(m cluster.Member) bool { return m.Self || m.Left || m.Cluster != own })
 	copies := make([]keyCopy, len(members))
 	var wait sync.WaitGroup
 	for i, m := range members {

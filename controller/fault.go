@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -64,12 +63,19 @@ func (n *Node) serveFault(w http.ResponseWriter, r *http.Request) {
 	for _, f := range c.Faults() {
 		shown = append(shown, fault{f, f.String()})
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(shown) // the client has gone, if so
+	answerJSON(w, shown)
+}
+
+// wall is the time, as faults have it.
+func (n *Node) wall() time.Time {
+	if c := n.cluster.Load(); c != nil {
+		return c.Wall()
+	}
+	return time.Now()
 }
 
 // parseFault reads the form of a POST: kind, peers (comma-separated), percent, delay,
-// and for, how long it lasts.
+// offset, and for, how long it lasts.
 func parseFault(r *http.Request) (f cluster.Fault, lasts time.Duration, err error) {
 	f.Kind = r.PostFormValue("kind")
 	if peers := r.PostFormValue("peers"); peers != "" {
@@ -83,6 +89,11 @@ func parseFault(r *http.Request) (f cluster.Fault, lasts time.Duration, err erro
 	if v := r.PostFormValue("delay"); v != "" {
 		if f.Delay, err = time.ParseDuration(v); err != nil {
 			return f, 0, fmt.Errorf("delay: want a duration such as 100ms, have %q", v)
+		}
+	}
+	if v := r.PostFormValue("offset"); v != "" {
+		if f.Offset, err = time.ParseDuration(v); err != nil {
+			return f, 0, fmt.Errorf("offset: want how far the clock is ahead, such as 1h or -1h; have %q", v)
 		}
 	}
 	if lasts, err = time.ParseDuration(r.PostFormValue("for")); err != nil {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
 	"sync"
@@ -146,8 +147,15 @@ type heldCall struct {
 	do   func()
 }
 
-func newHeld(e consistency.Engine) *held {
-	return &held{Engine: e, asked: make(chan *heldCall, 1000), due: make(map[*heldCall]bool)}
+// hold has the node of cfg answer when the test says so. The engine is there once the
+// node is.
+func hold(cfg *Config) *held {
+	h := &held{asked: make(chan *heldCall, 1000), due: make(map[*heldCall]bool)}
+	cfg.wrap = func(e consistency.Engine) consistency.Engine {
+		h.Engine = e
+		return h
+	}
+	return h
 }
 
 func (e *held) hold(c *attune.Call, kind string, do func()) bool {
@@ -208,4 +216,44 @@ func (h *heldCall) finish(err error) {
 	delete(h.e.due, h)
 	h.e.mu.Unlock()
 	h.c.Done()
+}
+
+// eachHeld runs a test on both drivers, with an engine that answers when told.
+// The function it gets starts the node, and the engine with it.
+func eachHeld(t *testing.T, test func(t *testing.T, cfg Config, open func(cfg Config) (*Node, *held))) {
+	for _, goroutines := range []bool{false, true} {
+		t.Run(fmt.Sprint("goroutines=", goroutines), func(t *testing.T) {
+			cfg := testConfig()
+			cfg.goroutines = goroutines
+			test(t, cfg, func(cfg Config) (*Node, *held) {
+				engine := hold(&cfg)
+				return start(t, cfg), engine
+			})
+		})
+	}
+}
+
+// next is the next request the engine is asked.
+func (e *held) next(t testing.TB, kind string) *heldCall {
+	t.Helper()
+	select {
+	case h := <-e.asked:
+		if h.kind != kind {
+			t.Fatalf("the engine is asked for a %s, want a %s", h.kind, kind)
+		}
+		return h
+	case <-time.After(patience):
+		t.Fatalf("the engine is not asked for a %s", kind)
+		return nil
+	}
+}
+
+// quiet wants the engine asked nothing more.
+func (e *held) quiet(t testing.TB) {
+	t.Helper()
+	select {
+	case h := <-e.asked:
+		t.Fatalf("the engine is asked for a %s as well", h.kind)
+	default:
+	}
 }

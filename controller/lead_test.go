@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/internal/attunetest"
 )
@@ -51,7 +52,9 @@ func TestLeadershipIsHandedOver(t *testing.T) {
 	}
 	old := leader()
 	c := dial(t, old)
+	next := watch(t, nodes[2], "")
 	c.ask("set k 0 0 1\r\nv\r\n", "STORED\r\n")
+	first := next()
 	other := nodes[0]
 	if other == old {
 		other = nodes[1]
@@ -66,6 +69,17 @@ func TestLeadershipIsHandedOver(t *testing.T) {
 		t.Errorf("%d %s", code, text)
 	}
 	attunetest.Eventually(t, "it leads", func() bool { return leader() == other })
+	// What the former one decided is its decision still, and what comes now is not.
+	next = watch(t, nodes[2], "")
+	c.ask("set k 0 0 1\r\nv\r\n", "STORED\r\n")
+	if now := next(); now.By != other.cfg.Name || now.Version <= first.Version || first.By != old.cfg.Name {
+		t.Errorf("decided by %s, and then by %s", first.By, now.By)
+	}
+	for _, n := range nodes {
+		if by := n.decidedBy(attune.Version(first.Version)); by != old.cfg.Name {
+			t.Errorf("%s says that %q decided what %s did", n.cfg.Name, by, old.cfg.Name)
+		}
+	}
 	c.ask("get k\r\n", "VALUE k 0 1\r\nv\r\nEND\r\n")
 	if code, text := post(t, other, "/leader/transfer", nil); code != 200 {
 		t.Errorf("%d %s", code, text)

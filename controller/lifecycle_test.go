@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -438,5 +439,16 @@ func TestBytesOnDiskBringTheirStateAlong(t *testing.T) {
 			t.Errorf("%s with data-dir %q: keeps its state in %q, alone %v; want %q, %v",
 				test.backend, test.dataDir, got, c.Alone(), test.want, test.alone)
 		}
+	}
+}
+
+func TestHealthIsReadiness(t *testing.T) {
+	cfg := testConfig()
+	cfg.Admin = "127.0.0.1:0"
+	hold(&cfg).health = errors.New("too few of us")
+	n := start(t, cfg)
+	code, body := httpGet(t, n, "/readyz")
+	if code != http.StatusServiceUnavailable || body != "level eventual is not served: too few of us\n" {
+		t.Errorf("readyz %d %q", code, body)
 	}
 }

@@ -7,10 +7,14 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attunekv/attune/internal/rawio"
 )
+
+// loopStint is how long a loop works before it lets others have the thread.
+const loopStint = 500 * time.Microsecond
 
 // loop serves many connections on one goroutine: it waits in epoll, and reads,
 // executes and answers in place. Against a goroutine per connection this saves
@@ -27,6 +31,13 @@ type loop struct {
 	node   *Node
 	counts *counters
 	epfd   int
+	poll   *os.File        // epfd, as Go's own poller knows it
+	ready  syscall.RawConn // of poll
+	events []unix.EpollEvent
+	found  int       // of events, in the last turn
+	due    time.Time // when ready is to give up; never if zero
+	rests  bool      // nothing was found at first, or others were let in
+	rested time.Time // when that was so last
 	wakefd int
 	conns  []*loopConn   // by descriptor
 	live   int           // connections, those detached included
@@ -60,12 +71,18 @@ type loopConn struct {
 func newLoops(n *Node) ([]*loop, error) {
 	var loops []*loop
 	for i := range n.cfg.threads() {
-		l := &loop{node: n, counts: &n.stripes[i%len(n.stripes)], epfd: -1, wakefd: -1, done: make(chan struct{})}
+		l := &loop{
+			node: n, counts: &n.stripes[i%len(n.stripes)], epfd: -1, wakefd: -1,
+			events: make([]unix.EpollEvent, 256), done: make(chan struct{}),
+		}
 		var err error
 		if l.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
 			if l.wakefd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
 				err = l.ctl(unix.EPOLL_CTL_ADD, l.wakefd, unix.EPOLLIN)
 			}
+		}
+		if err == nil {
+			err = l.adopt()
 		}
 		if err != nil {
 			unix.Close(l.wakefd)
@@ -76,6 +93,26 @@ func newLoops(n *Node) ([]*loop, error) {
 		go l.run()
 	}
 	return loops, nil
+}
+
+// adopt gives epfd to Go's poller, which takes it for one more descriptor that may
+// become readable. So a loop without work is a goroutine that waits, and its thread
+// goes on with another. In epoll_wait it would block a thread, and others would wait
+// until the scheduler notices: with a cluster's other goroutines beside it, that cost
+// more than the calls it saves.
+func (l *loop) adopt() (err error) {
+	if err := unix.SetNonblock(l.epfd, true); err != nil { // else os takes it for a file
+		return err
+	}
+	l.poll = os.NewFile(uintptr(l.epfd), "epoll")
+	if l.ready, err = l.poll.SyscallConn(); err == nil {
+		err = l.poll.SetReadDeadline(time.Time{}) // fails if there was no room in the poller
+	}
+	if err != nil {
+		l.poll.Close()
+		l.epfd = -1
+	}
+	return err
 }
 
 func (l *loop) ctl(op, fd int, events uint32) error {
@@ -100,6 +137,7 @@ func (l *loop) add(c net.Conn, info *connInfo, onClose func()) error {
 		return os.NewSyscallError("dup", err)
 	}
 	lc := &loopConn{fd: fd, s: newSession(l.node, l.counts), active: time.Now(), info: info, onClose: onClose}
+	lc.s.local = c.LocalAddr().String()
 	lc.s.call.Done = func() { l.answered(lc) }
 	if !l.post(lc) {
 		unix.Close(fd)
@@ -147,25 +185,39 @@ func (l *loop) wake() {
 
 func (l *loop) wakeLocked() {
 	one := [8]byte{1}
-	sysWrite(l.wakefd, one[:])
+	rawio.Write(l.wakefd, one[:])
 }
 
 func (l *loop) run() {
 	defer close(l.done)
-	events := make([]unix.EpollEvent, 256)
+	poll := func(fd uintptr) bool {
+		if !l.rests && l.now.Sub(l.rested) > loopStint {
+			// Who finds nothing to run asks Go's poller, and no thread does while its
+			// loop has work: what peers sent would wait for 10 ms. So the loop goes to
+			// sleep, and has made sure that it is woken.
+			l.rests = true
+			l.wake()
+			return false
+		}
+		var errno syscall.Errno
+		if l.found, errno = rawio.Poll(int(fd), l.events); errno != 0 {
+			panic("epoll_wait: " + errno.Error()) // only a bug here can cause it
+		}
+		l.rests = l.rests || l.found == 0
+		return l.found > 0
+	}
 	lastSweep := time.Now()
 	for {
-		wait := -1
-		if l.node.inUse().IdleTimeout > 0 || l.node.draining.Load() {
-			wait = 200
-		}
-		n, err := unix.EpollWait(l.epfd, events, wait)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			panic("epoll_wait: " + err.Error()) // only a bug here can cause it
+		l.limit()
+		l.found, l.rests = 0, false
+		if err := l.ready.Read(poll); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			panic("waiting in epoll: " + err.Error()) // likewise
 		}
 		l.node.stalled()
-		l.now = time.Now()
-		for _, ev := range events[:max(n, 0)] {
+		if l.now = time.Now(); l.rests {
+			l.rested = l.now
+		}
+		for _, ev := range l.events[:l.found] {
 			if int(ev.Fd) == l.wakefd {
 				l.woken()
 				continue
@@ -182,6 +234,20 @@ func (l *loop) run() {
 			}
 			l.count()
 		}
+	}
+}
+
+// limit has the loop take a turn now and then, if there is something to sweep.
+func (l *loop) limit() {
+	switch {
+	case l.node.inUse().IdleTimeout > 0 || l.node.draining.Load():
+		if now := time.Now(); l.due.Sub(now) < 100*time.Millisecond {
+			l.due = now.Add(200 * time.Millisecond)
+			_ = l.poll.SetReadDeadline(l.due) // it was adopted
+		}
+	case !l.due.IsZero():
+		l.due = time.Time{}
+		_ = l.poll.SetReadDeadline(l.due)
 	}
 }
 
@@ -203,7 +269,7 @@ func (l *loop) count() {
 // woken attaches what is in the inbox, and goes on with whom the engine answered.
 func (l *loop) woken() {
 	var b [8]byte
-	sysRead(l.wakefd, b[:])
+	rawio.Read(l.wakefd, b[:])
 	l.mu.Lock()
 	inbox, answers := l.inbox, l.answers
 	l.inbox, l.answers = nil, l.spare[:0]
@@ -270,7 +336,7 @@ func (l *loop) sweep() (over bool) {
 		return false
 	}
 	l.closed = true
-	unix.Close(l.epfd)
+	l.poll.Close()
 	unix.Close(l.wakefd)
 	return true
 }
@@ -298,7 +364,7 @@ func (l *loop) handle(lc *loopConn, events uint32) {
 // the connection lives.
 func (l *loop) read(lc *loopConn) bool {
 	buf := lc.s.space()
-	n, errno := sysRead(lc.fd, buf)
+	n, errno := rawio.Read(lc.fd, buf)
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
 		lc.s.release()
@@ -394,7 +460,7 @@ func (l *loop) send(lc *loopConn) bool {
 		var n int
 		var errno syscall.Errno
 		if len(lc.unsent) == 1 {
-			n, errno = sysWrite(lc.fd, lc.unsent[0])
+			n, errno = rawio.Write(lc.fd, lc.unsent[0])
 		} else {
 			var err error
 			n, err = unix.Writev(lc.fd, lc.unsent[:min(len(lc.unsent), 64)])
@@ -482,23 +548,4 @@ func (w *fdWriter) Write(b []byte) (wrote int, err error) {
 		}
 	}
 	return wrote, nil
-}
-
-// sysRead and sysWrite make the system call without telling the scheduler: the
-// descriptor is non-blocking, so the call is short, and telling costs as much
-// again as a lock.
-func sysRead(fd int, b []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(n), 0
-}
-
-func sysWrite(fd int, b []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(n), 0
 }

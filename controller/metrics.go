@@ -57,6 +57,7 @@ var (
 	limitDesc    = prometheus.NewDesc("attune_memory_limit_bytes", "The limit of index and values together; 0 is none.", nil, nil)
 	goneDesc     = prometheus.NewDesc("attune_items_removed_total", "Items removed other than by a client, by reason.", []string{"reason"}, nil)
 	lostDesc     = prometheus.NewDesc("attune_backend_lost_total", "Reads of items whose bytes the backend did not have: it had none (missing), or others, which are never an answer (stale).", []string{"what"}, nil)
+	damageDesc   = prometheus.NewDesc("attune_store_damages_total", "Times that damaged files of a backend on this machine were given up, with the values in them.", nil, nil)
 	hotDesc      = prometheus.NewDesc("attune_hot_cache_bytes", "Memory of values that are read often, in front of a backend outside this process.", nil, nil)
 	hotReadsDesc = prometheus.NewDesc("attune_hot_cache_reads_total", "Reads of such a backend's values: hits were in this memory, misses had to be fetched.", []string{"result"}, nil)
 	hotGoneDesc  = prometheus.NewDesc("attune_hot_cache_evicted_total", "Values that went from there for others.", nil, nil)
@@ -69,7 +70,9 @@ var (
 	readyDesc    = prometheus.NewDesc("attune_ready", "1 if the node serves its level.", nil, nil)
 	reloadDesc   = prometheus.NewDesc("attune_config_reload_ok", "1 if the settings were taken over when they were last read, 0 if those of before stay in use.", nil, nil)
 	reloadAtDesc = prometheus.NewDesc("attune_config_reload_time_seconds", "When the settings were last read, in unix time; the first time is the start.", nil, nil)
-	faultDesc    = prometheus.NewDesc("attune_fault_active", "Faults of the network that were injected and are not over; see attune fault.", nil, nil)
+	tracesDesc   = prometheus.NewDesc("attune_traces_total", "Traces made for the collector at trace-endpoint: sent, or dropped because it did not take them.", []string{"result"}, nil)
+	logDropDesc  = prometheus.NewDesc("attune_log_dropped_total", "Lines of the log that were not written because too many said the same; see log-sample.", nil, nil)
+	faultDesc    = prometheus.NewDesc("attune_fault_active", "Faults of the network and the clock that were injected and are not over; see attune fault.", nil, nil)
 	infoDesc     = prometheus.NewDesc("attune_info", "Always 1; the labels describe the node.", []string{"name", "version", "level"}, nil)
 )
 
@@ -107,6 +110,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	count(lostDesc, float64(r.Gone-r.Strange), "missing")
 	count(lostDesc, float64(r.Strange), "stale")
 	if n.remote() {
+		count(damageDesc, float64(r.Damages))
 		gauge(hotDesc, float64(r.HotBytes))
 		count(hotReadsDesc, float64(r.HotHits), "hit")
 		count(hotReadsDesc, float64(r.HotMisses), "miss")
@@ -141,6 +145,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(reloadDesc, ok)
 	gauge(reloadAtDesc, float64(last.Time.UnixMilli())/1e3)
+	count(tracesDesc, float64(n.traceCounts.Sent.Load()), "sent")
+	count(tracesDesc, float64(n.traceCounts.Dropped.Load()), "dropped")
+	count(logDropDesc, float64(n.logSample.dropped.Load()))
 	gauge(faultDesc, float64(len(n.faults())))
 	n.collectCluster(count, gauge)
 	gauge(infoDesc, 1, n.cfg.Name, n.cfg.Version, n.cfg.Level.String())

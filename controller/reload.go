@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"sync"
@@ -35,7 +34,8 @@ func (c *Config) adopt(next *Config) {
 	c.IdleTimeout, c.OpTimeout, c.DrainTimeout = next.IdleTimeout, next.OpTimeout, next.DrainTimeout
 	c.WriteAcks, c.MaxSkew, c.TombstoneMaxAge = next.WriteAcks, next.MaxSkew, next.TombstoneMaxAge
 	c.DisableFlush, c.EnableShutdown = next.DisableFlush, next.EnableShutdown
-	c.Settings = next.Settings
+	c.TraceEndpoint, c.TraceSample, c.LogSample = next.TraceEndpoint, next.TraceSample, next.LogSample
+	c.AdminTokenFile, c.Settings = next.AdminTokenFile, next.Settings
 }
 
 // Reconfigure goes over to what of next can change while the node serves; the rest
@@ -69,7 +69,9 @@ func (n *Node) Reconfigure(next Config) error {
 			WriteAcks: c.WriteAcks, MaxSkew: c.MaxSkew, TombstoneMaxAge: c.TombstoneMaxAge,
 		})
 	}
-	n.conf.Store(&c)
+	n.logSample.set(c.LogSample)
+	n.trace(&c)
+	n.conf.Store(&c) // sessions look whether they are to trace when it is another
 	if c.IdleTimeout != now.IdleTimeout {
 		n.retime(c.IdleTimeout)
 	}
@@ -136,8 +138,5 @@ func (n *Node) serveConfig(w http.ResponseWriter, _ *http.Request) {
 			s.Value, s.From = n.cfg.LogLevel.String(), "/loglevel"
 		}
 	}
-	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	_ = e.Encode(answer) // the client has gone, if so
+	answerJSON(w, answer)
 }

@@ -16,7 +16,7 @@ func TestReconfigureUnderLoad(t *testing.T) {
 		for _, goroutines := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v goroutines %v", level, goroutines), func(t *testing.T) {
 				cfg := clusterConfig(t, level)
-				cfg.goroutines = goroutines
+				cfg.goroutines, cfg.Admin = goroutines, "127.0.0.1:0"
 				n := start(t, cfg)
 				clients := make([]*client, 4)
 				for i := range clients {
@@ -51,6 +51,11 @@ func TestReconfigureUnderLoad(t *testing.T) {
 				running.Wait()
 				if got := n.inUse(); got.MaxItemSize != 50<<10 || got.Listen[0] != cfg.Listen[0] {
 					t.Errorf("%+v", got)
+				}
+				if level == consistency.Eventual {
+					if got := sample(t, metrics(t, n), "attune_gossip_max_skew_seconds").GetGauge().GetValue(); got != 50 {
+						t.Errorf("max-skew is 50 s, and %v in the metrics", got)
+					}
 				}
 			})
 		}

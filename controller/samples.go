@@ -258,9 +258,11 @@ func (n *Node) look() {
 		known[m.Name] = state
 		switch {
 		case state == was:
-		case state == "failed":
+		case state == stateFailed:
 			n.log.Warn("a controller does not answer any more", zap.String("name", m.Name))
-		case state == "ready":
+		case state == stateLeft:
+			n.log.Info("a controller has left", zap.String("name", m.Name))
+		case state == stateReady:
 			n.log.Info("a controller is ready", zap.String("name", m.Name))
 		default:
 			n.log.Info("a controller is there, and not ready", zap.String("name", m.Name))

@@ -58,6 +58,7 @@ const (
 // leaves nothing on the stack.
 type session struct {
 	node   *Node
+	local  string  // where the client has reached it
 	conf   *Config // of this step
 	counts *counters
 	parser protocol.Parser
@@ -81,6 +82,12 @@ type session struct {
 	// slices point into the input buffer, so the batch is finished before that
 	// moves.
 	n, next int // parsed, answered
+
+	// Of those before weighed it is known whether they are traced; call.Trace is of the
+	// current one, and stays for all to come if it was given by who owns the session.
+	tracer  *tracer // nil: none is
+	weighed int
+	given   bool
 
 	opsToTell int // how many of work.res are still to be told
 
@@ -123,6 +130,7 @@ func (s *session) configure() {
 	s.conf = s.node.inUse()
 	s.parser.MaxItem = s.conf.MaxItemSize
 	s.parser.NoFlush = s.conf.DisableFlush
+	s.tracer = s.node.tracer.Load()
 }
 
 // space returns where the next received bytes go.
@@ -297,6 +305,9 @@ func (s *session) run() want {
 			s.refused = true
 			s.tell(r, &attune.Result{Status: attune.Failed, Err: errLeaving})
 		case r.Kind == protocol.Op && isRead(&r.Op):
+			if s.tracer != nil {
+				s.weigh(&r.Op, 1)
+			}
 			if s.read(r); s.asked != askedNothing {
 				return wantAnswer
 			}
@@ -317,7 +328,7 @@ func (s *session) run() want {
 		s.next++
 	}
 	if s.n > 0 {
-		s.n, s.next = 0, 0
+		s.n, s.next, s.weighed = 0, 0, 0
 		s.work.ahead.forget()
 	}
 	return wantInput
@@ -339,6 +350,9 @@ func (s *session) prefetch() {
 // that has read an error line reads no further.
 func (s *session) tell(r *protocol.Request, res *attune.Result) {
 	s.tally.op(r, res)
+	if s.call.Trace != nil && !s.given {
+		s.traced(res)
+	}
 	if r.OfRead() {
 		if s.failed {
 			return
@@ -383,6 +397,8 @@ func (s *session) control(r *protocol.Request) {
 		s.shutdown(r)
 	case protocol.Dump:
 		s.dump(r)
+	case protocol.Config:
+		s.config(r)
 	case protocol.Quit:
 		s.closing = true
 		s.n = s.next + 1 // what was sent after it is not executed

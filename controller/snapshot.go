@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency"
 	"github.com/attunekv/attune/internal/snapshot"
 	"github.com/attunekv/attune/replica"
 )
@@ -19,6 +20,8 @@ const (
 	saveMemory = 256 << 20
 	// savePatience is how long a client may take nothing of a snapshot.
 	savePatience = time.Minute
+	// saveSeek is how long other controllers are asked for values that are missing here.
+	saveSeek = 30 * time.Second
 	// savePiece is what it must take in that time.
 	savePiece = 64 << 10
 )
@@ -52,7 +55,7 @@ func (n *Node) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Connection", "close") // the deadline would stay for what comes after
 	began := time.Now()
-	items, err := sendSnapshot(ctx, out, &header, saves)
+	items, err := n.sendSnapshot(ctx, out, &header, saves)
 	n.log.Info("sent a snapshot", zap.Int64("items", items), zap.Int64("bytes", out.n), zap.Duration("took", time.Since(began)), zap.Error(err))
 }
 
@@ -63,7 +66,7 @@ func (n *Node) openSaves(ctx context.Context, header *snapshot.Header) (saves []
 			closeSaves(saves)
 			return nil, err
 		}
-		header.Clock, header.Time = sh.engine.Now(), time.Now().UnixMilli()
+		header.Clock, header.Time = sh.engine.Now(), n.wall().UnixMilli()
 		save, err := sh.replica.Save(header.Clock, saveMemory)
 		if err != nil {
 			closeSaves(saves)
@@ -100,23 +103,27 @@ func (n *Node) barrier(ctx context.Context, sh *shard, session attune.Session) e
 
 // sendSnapshot writes the items of saves. What goes wrong on the way is written, too,
 // as the client was told already that a snapshot comes.
-func sendSnapshot(ctx context.Context, w io.Writer, header *snapshot.Header, saves []*replica.Save) (items int64, err error) {
+func (n *Node) sendSnapshot(ctx context.Context, w io.Writer, header *snapshot.Header, saves []*replica.Save) (items int64, err error) {
 	out, err := snapshot.NewWriter(w, header)
 	if err != nil {
 		return 0, err
 	}
 	var missing int64
-	for _, save := range saves {
-		err := save.Each(ctx, func(key []byte, it attune.Item) error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			items++
-			return out.Add(&snapshot.Record{
-				Key: key, Value: it.Value, Flags: it.Flags, Expires: it.Expires,
-				Stale: it.Stale, Leased: it.Leased,
-			})
+	add := func(key []byte, it attune.Item) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		items++
+		return out.Add(&snapshot.Record{
+			Key: key, Value: it.Value, Flags: it.Flags, Expires: it.Expires,
+			Stale: it.Stale, Leased: it.Leased,
 		})
+	}
+	for i, save := range saves {
+		err := save.Each(ctx, add)
+		if err == nil {
+			err = n.seek(ctx, n.shards[i], save, add)
+		}
 		if err != nil {
 			_ = out.Fail(err) // nobody may be there to read it
 			return items, err
@@ -124,6 +131,24 @@ func sendSnapshot(ctx context.Context, w io.Writer, header *snapshot.Header, sav
 		missing += save.Missing()
 	}
 	return items, out.Close(missing)
+}
+
+// seek gets what is missing here from others, for a while: what they do not have either
+// is told of. Errors: add's.
+func (n *Node) seek(ctx context.Context, sh *shard, save *replica.Save, add func(key []byte, it attune.Item) error) (failed error) {
+	missing := save.Missing()
+	others, ok := sh.engine.(consistency.Repairing)
+	if missing == 0 || !ok || !sh.peers {
+		return nil
+	}
+	short, cancel := context.WithTimeout(ctx, saveSeek)
+	defer cancel()
+	found, err := others.Seek(short, save, func(key []byte, it attune.Item) error {
+		failed = add(key, it)
+		return failed
+	})
+	n.log.Info("looked for values of a snapshot at the other controllers", zap.Int64("missing", missing), zap.Int64("found", found), zap.Error(err))
+	return failed
 }
 
 // pieceWriter gives up a client that does not read.

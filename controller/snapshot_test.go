@@ -21,7 +21,7 @@ import (
 func askSnapshot(t testing.TB, n *Node) (*client, *http.Response) {
 	t.Helper()
 	c := dialAdmin(t, n)
-	c.send("GET /snapshot HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	c.send("GET /snapshot HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 	resp, err := http.ReadResponse(c.r, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -273,6 +273,45 @@ func TestSnapshotOfStores(t *testing.T) {
 			}
 			if !bytes.Equal(items["large"].Value, pattern(300_000, 1)) {
 				t.Error("the large one is not saved as it was")
+			}
+		})
+	}
+}
+
+// What the store here has lost and others have is saved, too.
+func TestSnapshotHasWhatOthersHave(t *testing.T) {
+	for _, level := range []consistency.Level{consistency.Linearizable, consistency.Eventual} {
+		t.Run(level.String(), func(t *testing.T) {
+			stores := [3]*attunetest.Memcached{}
+			nodes := startThree(t, level, func(i int, cfg *Config) {
+				stores[i] = attunetest.StartMemcached(t)
+				cfg.Backend, cfg.HotCache, cfg.WriteAcks = "memcached://"+stores[i].Addr, 0, consistency.AllAcks
+			})
+			c := dial(t, nodes[0])
+			for i := range 50 {
+				c.set(fmt.Sprint("k", i), pattern(i, i))
+			}
+			for i, m := range stores { // k9 is nowhere
+				direct := behind(t, m)
+				lost := []string{"k9"}
+				if i == 0 {
+					lost = []string{"k7", "k8", "k9"}
+				}
+				for _, key := range lost {
+					attunetest.Eventually(t, key+" is there to be lost", func() bool {
+						direct.send("delete " + key + "\r\n")
+						return direct.line() == "DELETED"
+					})
+				}
+			}
+			items, in := saved(t, nodes[0])
+			if got := in.Summary().Missing; got != 1 || len(items) != 49 {
+				t.Errorf("%d items, %d missing; want 49 and 1", len(items), got)
+			}
+			for _, i := range []int{7, 8} {
+				if got := items[fmt.Sprint("k", i)]; !bytes.Equal(got.Value, pattern(i, i)) {
+					t.Errorf("k%d is saved as %q", i, got.Value)
+				}
 			}
 		})
 	}

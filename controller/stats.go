@@ -71,6 +71,9 @@ func (s *session) stats(r *protocol.Request) {
 		emit("level", n.cfg.Level)
 		emit("name", n.cfg.Name)
 		emit("admin", orNone(n.adminStat()))
+		if err := n.full(); err != nil {
+			emit("writes_refused", err)
+		}
 		n.clusterStats(emit)
 	default:
 		s.out.grew(r.AppendText(s.out.buf, "ERROR"))
@@ -97,7 +100,7 @@ func (n *Node) generalStats(emit func(string, any)) {
 	now := time.Now()
 	emit("pid", os.Getpid())
 	emit("uptime", int64(now.Sub(n.started)/time.Second))
-	emit("time", now.Unix())
+	emit("time", n.wall().Unix())
 	emit("version", wireVersion)
 	emit("attune_version", n.cfg.Version)
 	emit("pointer_size", strconv.IntSize)

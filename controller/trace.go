@@ -2,6 +2,7 @@ package controller
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ type traced struct {
 	Took       int64        `json:"took_us"` // from received to answered
 	Steps      []tracedStep `json:"steps"`
 	Lacks      string       `json:"not_measured,omitempty"`
+	TraceID    string       `json:"trace_id,omitempty"` // at the collector, if there is one
 }
 
 // tracedStep is something that happened, so long after the commands were received.
@@ -50,7 +52,7 @@ func (n *Node) serveTrace(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer n.tracing.Unlock()
-	result, err := n.trace(command)
+	result, err := n.runTraced(command)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -58,16 +60,17 @@ func (n *Node) serveTrace(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, result)
 }
 
-// trace has a session of its own carry out command.
-func (n *Node) trace(command []byte) (*traced, error) {
+// runTraced has a session of its own carry out command.
+func (n *Node) runTraced(command []byte) (*traced, error) {
 	s := newSession(n, &n.stripes[0])
 	answered := make(chan struct{}, 1)
 	s.call.Done = func() { answered <- struct{}{} }
 	defer s.abandon()
 	s.received(copy(s.space(), command))
 	c := new(captured)
-	t := attune.NewTrace()
-	s.call.Trace = t
+	t := n.newTrace("trace", n.keep())
+	s.call.Trace, s.given = t, true
+	defer t.End("")
 	if !n.pump(c, s, answered) && c.Len() == 0 {
 		return nil, errors.New("the command ends the connection, and has no answer")
 	}
@@ -90,6 +93,9 @@ func (n *Node) trace(command []byte) (*traced, error) {
 		if step.Text == "answered" {
 			out.Took = step.At.Microseconds()
 		}
+	}
+	if t.Kept() {
+		out.TraceID = hex.EncodeToString(t.ID.Trace[:])
 	}
 	out.Lacks = n.notMeasured()
 	return out, nil

@@ -45,9 +45,9 @@ func wantSteps(t *testing.T, steps string, want ...string) {
 	}
 }
 
-func TestTraceWhereALeaderDecides(t *testing.T) {
-	nodes := startThree(t, consistency.Linearizable)
-	var leader, follower *Node
+// roles returns who leads, and one that follows.
+func roles(t *testing.T, nodes []*Node) (leader, follower *Node) {
+	t.Helper()
 	attunetest.Eventually(t, "all know who leads", func() bool {
 		leader, follower = nil, nil
 		for _, n := range nodes {
@@ -59,6 +59,11 @@ func TestTraceWhereALeaderDecides(t *testing.T) {
 		}
 		return leader != nil && follower != nil
 	})
+	return leader, follower
+}
+
+func TestTraceWhereALeaderDecides(t *testing.T) {
+	leader, follower := roles(t, startThree(t, consistency.Linearizable))
 	steps := trace(t, leader, "set k 0 0 1\r\nv\r\n", "STORED\r\n")
 	wantSteps(t, steps, "turn began", "decided here, by the leader", "in the log here: entry", "in the log of n", "committed", "applied here", "answered")
 	steps = trace(t, follower, "incr k 1\r\n", "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n")
@@ -125,10 +130,10 @@ func FuzzTrace(f *testing.F) {
 		if len(command) > inSize {
 			return
 		}
-		if x, err := n.trace(command); err == nil && len(x.Steps) == 0 {
+		if x, err := n.runTraced(command); err == nil && len(x.Steps) == 0 {
 			t.Errorf("%q: no steps", command)
 		}
-		if x, err := n.trace([]byte("mn\r\n")); err != nil || x.Reply != "MN\r\n" {
+		if x, err := n.runTraced([]byte("mn\r\n")); err != nil || x.Reply != "MN\r\n" {
 			t.Errorf("after %q: %+v, %v", command, x, err)
 		}
 	})

@@ -122,11 +122,10 @@ func (n *Node) describe(ev *replica.Event) *watchEvent {
 	return out
 }
 
-// decidedBy is the name of the controller that decided a change: at the ordered
-// levels the one that leads now; "" if it is not known.
+// decidedBy is the name of the controller that decided a change; "" if it is not known.
 func (n *Node) decidedBy(v attune.Version) string {
 	if g, ok := n.group(); ok {
-		return g.Status().Leader
+		return g.Origin(v)
 	}
 	if g, ok := n.gossiping(); ok {
 		return g.Origin(v)

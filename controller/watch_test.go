@@ -20,7 +20,7 @@ import (
 func watch(t *testing.T, n *Node, prefix string) (next func() (ev watchEvent)) {
 	t.Helper()
 	c := dialAdmin(t, n)
-	c.send("GET /watch?prefix=" + prefix + " HTTP/1.1\r\nHost: x\r\n\r\n")
+	c.send("GET /watch?prefix=" + prefix + " HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	resp, err := http.ReadResponse(c.r, nil)
 	if err != nil || resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
 		t.Fatalf("%v, %v", resp, err)
@@ -91,7 +91,7 @@ func TestWatchOfWhoDoesNotRead(t *testing.T) {
 	cfg.Admin = "127.0.0.1:0"
 	n := start(t, cfg)
 	slow := dialAdmin(t, n)
-	slow.send("GET /watch HTTP/1.1\r\nHost: x\r\n\r\n")
+	slow.send("GET /watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	attunetest.Eventually(t, "it watches", func() bool { return n.watches.Load() == 1 })
 	c := dial(t, n)
 	// More than the kernel and the events that are kept have room for.
@@ -157,7 +157,7 @@ func TestWatchesAreBounded(t *testing.T) {
 	codes := make([]int, maxWatches+1)
 	for i := range codes {
 		c := dialAdmin(t, n)
-		c.send("GET /watch?prefix=x HTTP/1.1\r\nHost: x\r\n\r\n")
+		c.send("GET /watch?prefix=x HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		wait.Go(func() {
 			if resp, err := http.ReadResponse(c.r, nil); err == nil {
 				codes[i] = resp.StatusCode

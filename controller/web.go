@@ -1,9 +1,11 @@
 package controller
 
 import (
+	"compress/gzip"
 	"embed"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/attunekv/attune/consistency"
@@ -35,18 +37,41 @@ func (n *Node) handleWeb(mux *http.ServeMux, a *adminServer) {
 	for _, name := range []string{"page.js", "charts.js", "page.css", "icon.svg"} {
 		file("/web/"+name, name)
 	}
-	answer := func(w http.ResponseWriter, body []byte) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Cache-Control", "no-store")
+	mux.HandleFunc("GET /api/node", a.whileOpen(func(w http.ResponseWriter, r *http.Request) {
+		answerView(w, r, encode(n.view()))
+	}))
+	mux.HandleFunc("GET /api/cluster", a.whileOpen(func(w http.ResponseWriter, r *http.Request) {
+		answerView(w, r, a.peers.view())
+	}))
+}
+
+// answerView sends what a page asks for every other second, and other controllers each
+// second: compressed, if they know how to read that.
+func answerView(w http.ResponseWriter, r *http.Request, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	if !acceptsGzip(r.Header.Get("Accept-Encoding")) {
 		_, _ = w.Write(body) // who does not read it has gone
+		return
 	}
-	mux.HandleFunc("GET /api/node", a.whileOpen(func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, encode(n.view()))
-	}))
-	mux.HandleFunc("GET /api/cluster", a.whileOpen(func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, a.peers.view())
-	}))
+	h.Set("Content-Encoding", "gzip")
+	packed := gzip.NewWriter(w)
+	_, _ = packed.Write(body)
+	_ = packed.Close()
+}
+
+// acceptsGzip reads an Accept-Encoding header.
+func acceptsGzip(header string) bool {
+	for part := range strings.SplitSeq(header, ",") {
+		name, quality, _ := strings.Cut(part, ";")
+		if strings.TrimSpace(name) == "gzip" {
+			_, zero, _ := strings.Cut(quality, "=")
+			return zero == "" || strings.Trim(zero, " 0.") != ""
+		}
+	}
+	return false
 }
 
 // encode is for values made of what JSON has.

@@ -87,6 +87,10 @@ func (p *peerViews) view() []byte {
 			v.View = &own
 			continue
 		}
+		if m.Left {
+			v.Error = "it left"
+			continue
+		}
 		asking.Go(func() {
 			view, err := p.ask(ctx, m)
 			if err != nil {
@@ -155,14 +159,9 @@ func adminOf(m cluster.Member) (string, error) {
 	case strings.HasPrefix(m.Admin, "unix:"):
 		return "", errors.New("its admin address is a unix socket, which others do not reach")
 	}
-	host, port, err := net.SplitHostPort(m.Admin)
+	host, port, err := reached(m.Admin, m.Peer)
 	if err != nil {
-		return "", fmt.Errorf("its admin address %q: %w", m.Admin, err)
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		if host, _, err = net.SplitHostPort(m.Peer); err != nil {
-			return "", fmt.Errorf("its peer address %q: %w", m.Peer, err)
-		}
+		return "", fmt.Errorf("its admin address %q, or its peer address %q: %w", m.Admin, m.Peer, err)
 	}
 	return net.JoinHostPort(host, port), nil
 }

@@ -1,14 +1,18 @@
 package controller
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency"
@@ -63,32 +67,6 @@ func TestWebFiles(t *testing.T) {
 	}
 }
 
-// Another site that is open in an operator's browser changes nothing here.
-func TestAdminRefusesOtherSites(t *testing.T) {
-	cfg := testConfig()
-	cfg.Admin = "127.0.0.1:0"
-	n := start(t, cfg)
-	for site, want := range map[string]int{"cross-site": http.StatusForbidden, "same-origin": http.StatusConflict, "": http.StatusConflict} {
-		req, err := http.NewRequest(http.MethodPost, "http://"+n.AdminAddr()+"/recover", strings.NewReader("force-new-cluster=yes"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Close = true
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		if site != "" {
-			req.Header.Set("Sec-Fetch-Site", site)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("POST /recover from %q: %s, want %d", site, resp.Status, want)
-		}
-	}
-}
-
 func TestNodeView(t *testing.T) {
 	cfg := testConfig()
 	cfg.Admin = "127.0.0.1:0"
@@ -109,6 +87,61 @@ func TestNodeView(t *testing.T) {
 	var all clusterView
 	if err := json.Unmarshal([]byte(body), &all); err != nil || all.Asked != cfg.Name || len(all.Nodes) != 1 || all.Nodes[0].View == nil {
 		t.Errorf("%v: %s", err, body)
+	}
+}
+
+// A view is a fraction of itself on its way, for who can read that.
+func TestViewsAreCompressed(t *testing.T) {
+	cfg := testConfig()
+	cfg.Admin = "127.0.0.1:0"
+	n := start(t, cfg)
+	for i := range maxSamples { // a page that has been up for long
+		at := time.Unix(int64(1_795_288_800+5*i), 0)
+		f := figuresOf(&counted{at: at}, &counted{at: at.Add(5 * time.Second)})
+		f[figureReads], f[figureReadP50] = figure(1000+i*i%97), figure(i%13)
+		n.samples.add(at, f, nil)
+		n.events.add(event{Time: at, Level: "info", Text: fmt.Sprint("raft state changed; term ", i)})
+	}
+	for _, path := range []string{"/api/node", "/api/cluster"} {
+		size := func(accepts string) (int, []byte) {
+			req, err := http.NewRequest(http.MethodGet, "http://"+n.AdminAddr()+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Close = true
+			req.Header.Set("Accept-Encoding", accepts) // set here, so nobody unpacks it
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			raw, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body := raw
+			if resp.Header.Get("Content-Encoding") == "gzip" {
+				r, err := gzip.NewReader(bytes.NewReader(raw))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if body, err = io.ReadAll(r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return len(raw), body
+		}
+		plain, _ := size("gzip;q=0, br")
+		packed, body := size("br, gzip;q=0.8")
+		if !json.Valid(body) || packed > plain/4 {
+			t.Errorf("%s: %d bytes, compressed %d", path, plain, packed)
+		}
+		t.Logf("%s: %d bytes, compressed %d", path, plain, packed)
+	}
+	for header, want := range map[string]bool{"": false, "gzip": true, "br , gzip": true, "gzip; q=0": false, "gzip;q=0.0": false, "gzip;q=1.0": true, "gzip;q=0.01": true, "x-gzip": false} {
+		if got := acceptsGzip(header); got != want {
+			t.Errorf("%q: %v", header, got)
+		}
 	}
 }
 
@@ -166,13 +199,13 @@ func TestClusterView(t *testing.T) {
 				}
 			}
 			closeAll(nodes[2])
-			attunetest.Eventually(t, "the third one is missed", func() bool {
+			attunetest.Eventually(t, "the third one has left", func() bool {
 				all := ask()
-				return all.Nodes[2].View == nil && strings.Contains(all.Nodes[2].Error, "refused") && all.Nodes[1].View != nil
+				return all.Nodes[2].View == nil && all.Nodes[2].Error == "it left" && all.Nodes[1].View != nil
 			})
 			attunetest.Eventually(t, "that is an event", func() bool {
 				return slices.ContainsFunc(nodes[0].events.list(), func(e event) bool {
-					return strings.HasPrefix(e.Text, "a controller does not answer any more; name n3") && e.Level == "warn"
+					return strings.HasPrefix(e.Text, "a controller has left; name n3") && e.Level == "info"
 				})
 			})
 		})

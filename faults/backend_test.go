@@ -18,15 +18,11 @@ func TestRow14OneBackendEmpty(t *testing.T) {
 }
 
 func oneBackend(t *testing.T, level string, lose func(m *attunetest.Memcached)) {
-	var values map[string]string
-	s, _ := run(t, scenario{
+	run(t, scenario{
 		ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true},
 		workload:       history.Mixed,
+		keeps:          100,
 		faults: func(s *stage) {
-			values = s.fill(s.Nodes[0], "before", 100)
-			for _, n := range s.Nodes {
-				s.spread(n, values)
-			}
 			// One and the same: bytes are brought back when they are read, so that by
 			// turns each of three would lose what nobody has asked for.
 			n := s.Nodes[1]
@@ -35,15 +31,12 @@ func oneBackend(t *testing.T, level string, lose func(m *attunetest.Memcached)) 
 				lose(n.Memcached)
 				if history.Leaderless(level) {
 					// A set that this backend failed has been seen, and is withdrawn.
-					s.removed(at)
+					s.rec.Removed(at)
 				}
-				s.reads(n, values)
+				s.reads(n, s.values)
 			}
 		},
 	})
-	for _, n := range s.Nodes {
-		s.reads(n, values)
-	}
 }
 
 // All backends restart empty. What nobody has any more is removed, in order: after
@@ -70,7 +63,7 @@ func allBackends(t *testing.T, lose func(m *attunetest.Memcached)) {
 				for _, n := range s.Nodes {
 					lose(n.Memcached)
 				}
-				s.removed(at)
+				s.rec.Removed(at)
 				// A key is gone for all, or for none.
 				for key, value := range values {
 					var first history.Outcome
@@ -89,14 +82,6 @@ func allBackends(t *testing.T, lose func(m *attunetest.Memcached)) {
 			}
 		},
 	})
-}
-
-// removed writes down that any key may have gone since some moment: a delete of
-// unknown outcome.
-func (s *stage) removed(at int64) {
-	for _, key := range s.rec.Keys() {
-		s.rec.Add(history.Event{Node: "backends", Op: history.Op{Kind: history.Delete, Key: key}, Call: at, Return: history.Forever})
-	}
 }
 
 // Bytes are evicted by a backend: at one controller, then at all.

@@ -4,7 +4,8 @@
 // Each test is a row of a matrix: a fault, the consistency level, what is stored
 // where, and what clients do meanwhile. The fault comes from outside of the
 // controllers: a signal, a network that loses or holds frames, a backend that is
-// killed. What clients saw is judged by package history; besides, in every row
+// killed. Only a wrong clock is what they make themselves believe (see attune fault),
+// as no process can be given one of its own. What clients saw is judged by package history; besides, in every row
 // all sets that were acknowledged must be there at the end, no controller may
 // panic, have a data race or end by itself, and the cluster must serve again once
 // the fault is gone.
@@ -13,9 +14,7 @@
 // in the files that begin with replicas. There, besides, all controllers must agree
 // within 5 s after the last write, and on the right thing; none may stop answering
 // because of others; and what a killed controller without a disk acknowledged within
-// its last second may be lost. Not here, as no process can be given a clock of its
-// own: one that is an hour off, or steps, is a matter of the simulations in
-// consistency/gossip.
+// its last second may be lost.
 //
 // TestContainers is apart from the matrix: the cluster of docker-compose.yml, upgraded
 // under load and broken, with clients that know all controllers. It needs a Docker

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -60,15 +61,11 @@ func TestRow05OneKilledOverPebble(t *testing.T) {
 		if history.Leaderless(level) {
 			workload = history.Removals
 		}
-		var values map[string]string
-		s, _ := run(t, scenario{
+		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level, Pebble: true},
 			workload:       workload,
+			keeps:          100,
 			faults: func(s *stage) {
-				values = s.fill(s.Nodes[0], "before", 100)
-				for _, n := range s.Nodes {
-					s.spread(n, values)
-				}
 				for i := range pick(1, 6) {
 					n := s.Nodes[i%len(s.Nodes)]
 					if history.Leaderless(level) {
@@ -81,13 +78,10 @@ func TestRow05OneKilledOverPebble(t *testing.T) {
 					if !s.WaitReady(n) {
 						return
 					}
-					s.reads(n, values)
+					s.reads(n, s.values)
 				}
 			},
 		})
-		for _, n := range s.Nodes {
-			s.reads(n, values)
-		}
 	}, causal)
 }
 
@@ -184,13 +178,15 @@ func TestRow20DiskWithoutRoom(t *testing.T) {
 }
 
 // Files of a stopped controller are damaged: what was in them it has from the others,
-// and alone it answers misses.
+// and alone it answers misses. If it is the list of the files, it begins empty and has all
+// of it again before anybody asks.
 func TestRow17DamagedFiles(t *testing.T) {
 	for _, test := range []struct {
 		level string
 		nodes int
-	}{{causal, 3}, {linearizable, 1}, {linearizable, 3}, {eventual, 1}} {
-		t.Run(fmt.Sprintf("%s %d", test.level, test.nodes), func(t *testing.T) {
+		files string
+	}{{causal, 3, "*.sst"}, {causal, 3, "MANIFEST-*"}, {linearizable, 1, "*.sst"}, {linearizable, 3, "*.sst"}, {linearizable, 3, "MANIFEST-*"}, {eventual, 1, "*.sst"}} {
+		t.Run(fmt.Sprintf("%s %d %s", test.level, test.nodes, test.files), func(t *testing.T) {
 			if test.level != causal {
 				onlyLong(t)
 			}
@@ -204,7 +200,7 @@ func TestRow17DamagedFiles(t *testing.T) {
 			}
 			s.forget(n)
 			n.Stop()
-			files, _ := filepath.Glob(filepath.Join(s.Dir(), n.Name, "bytes", "*.sst"))
+			files, _ := filepath.Glob(filepath.Join(s.Dir(), n.Name, "bytes", test.files))
 			if len(files) == 0 {
 				t.Fatal("the values are in no file")
 			}
@@ -222,6 +218,16 @@ func TestRow17DamagedFiles(t *testing.T) {
 			}
 			n.Start()
 			s.WaitReady(n)
+			if test.files == "MANIFEST-*" {
+				attunetest.Eventually(t, "it is filled unasked", func() bool {
+					stats, err := n.Stats("attune")
+					if err != nil {
+						t.Fatal(err)
+					}
+					fetched, err := strconv.Atoi(stats["fill_fetched"])
+					return err == nil && fetched >= len(values)
+				})
+			}
 			if test.nodes == 3 {
 				s.reads(n, values)
 				return

@@ -41,39 +41,29 @@ func (s *stage) fleets(each int, args ...string) (fleets [][]*attunetest.Memcach
 func TestStoreOneOfTwo(t *testing.T) {
 	eachStoreLevel(t, func(t *testing.T, level string) {
 		var fleets [][]*attunetest.Memcached
-		var values map[string]string
-		var from, to int64
-		s, h := run(t, scenario{
+		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level, Args: []string{"--op-timeout", "3s"}},
 			workload:       history.Mixed,
 			prepare:        func(s *stage) { fleets = s.fleets(2) },
+			keeps:          100,
+			unfailing:      true,
 			faults: func(s *stage) {
-				values = s.fill(s.Nodes[0], "before", 100)
-				for _, n := range s.Nodes {
-					s.spread(n, values)
-				}
-				from = s.rec.Now()
 				n, m := s.Nodes[1], fleets[1][1]
 				m.Pause()
-				s.reads(n, values)
+				s.reads(n, s.values)
 				s.progress("with a memcached that hangs")
 				m.Resume()
 				m.Kill()
-				s.reads(n, values)
+				s.reads(n, s.values)
 				s.progress("with a memcached dead")
 				m.Start()
-				s.reads(n, values)
+				s.reads(n, s.values)
 				m.Kill() // it is another the next moment
 				m.Start()
-				s.reads(n, values)
+				s.reads(n, s.values)
 				s.progress("with another memcached")
-				to = s.rec.Now()
 			},
 		})
-		s.failed(h, from, to)
-		for _, n := range s.Nodes {
-			s.reads(n, values)
-		}
 	}, causal)
 }
 

@@ -15,13 +15,12 @@ import (
 // it still takes itself for the leader, and must not answer them by what it has.
 func TestRow01LeaderPausedWithQueuedReads(t *testing.T) {
 	levels(t, func(t *testing.T, level string) {
-		var from int64
 		rounds := 0
-		s, h := run(t, scenario{
+		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level},
 			workload:       history.Registers,
+			outage:         outage,
 			faults: func(s *stage) {
-				from = s.rec.Now()
 				for range pick(2, 80) {
 					if pausedLeader(s, fmt.Sprintf("paused-%d", rounds), level) {
 						rounds++
@@ -32,7 +31,6 @@ func TestRow01LeaderPausedWithQueuedReads(t *testing.T) {
 		if want := pick(2, 80); rounds != want {
 			t.Errorf("in %d of %d rounds the leader was paused and another elected", rounds, want)
 		}
-		s.available(h, from, outage)
 	}, linearizable, sequential)
 }
 
@@ -88,17 +86,16 @@ func TestRow09OneWayPartition(t *testing.T) {
 	}
 	for _, c := range cuts[:pick(1, 2)] {
 		t.Run(c.name, func(t *testing.T) {
-			var from int64
-			s, h := run(t, scenario{
+			run(t, scenario{
 				ClusterOptions: attunetest.ClusterOptions{Level: linearizable},
 				workload:       history.Mixed,
+				outage:         outage,
 				faults: func(s *stage) {
 					old := s.WaitLeader()
 					if old == nil {
 						return
 					}
 					before := s.term(old)
-					from = s.rec.Now()
 					for _, n := range s.Others(old) {
 						c.cut(s, old.Name, n.Name)
 					}
@@ -118,7 +115,6 @@ func TestRow09OneWayPartition(t *testing.T) {
 					}
 				},
 			})
-			s.available(h, from, outage)
 		})
 	}
 }
@@ -128,10 +124,10 @@ func TestRow10BridgePartition(t *testing.T) {
 	onlyLong(t)
 	for _, bridge := range []bool{true, false} {
 		t.Run(fmt.Sprintf("leader is the bridge %v", bridge), func(t *testing.T) {
-			var from int64
-			s, h := run(t, scenario{
+			run(t, scenario{
 				ClusterOptions: attunetest.ClusterOptions{Level: linearizable},
 				workload:       history.CASRegisters,
+				outage:         outage,
 				faults: func(s *stage) {
 					leader := s.WaitLeader()
 					if leader == nil {
@@ -142,7 +138,6 @@ func TestRow10BridgePartition(t *testing.T) {
 					if bridge {
 						a, c = others[0], others[1]
 					}
-					from = s.rec.Now()
 					s.Net.Part([]string{a.Name}, []string{c.Name})
 					time.Sleep(5 * time.Second)
 					stable := s.WaitLeader()
@@ -156,7 +151,6 @@ func TestRow10BridgePartition(t *testing.T) {
 					}
 				},
 			})
-			s.available(h, from, outage)
 		})
 	}
 }
@@ -219,10 +213,10 @@ func counting(t *testing.T, sc scenario, key string) *stage {
 // lose its place by that, and when it is killed the next one comes as fast as ever.
 func TestRow23LargeValuesDuringElection(t *testing.T) {
 	onlyLong(t)
-	var from int64
-	s, h := run(t, scenario{
+	run(t, scenario{
 		ClusterOptions: attunetest.ClusterOptions{Level: linearizable, MemoryLimit: "1GiB"},
 		workload:       history.Large,
+		outage:         2 * outage,
 		size:           1 << 20,
 		pause:          time.Millisecond,
 		faults: func(s *stage) {
@@ -236,7 +230,6 @@ func TestRow23LargeValuesDuringElection(t *testing.T) {
 				s.t.Errorf("%s lost its place in term %d, without a fault", leader.Name, term)
 				return
 			}
-			from = s.rec.Now()
 			leader.Kill()
 			fresh := s.WaitLeader(s.Others(leader)...)
 			if fresh == nil {
@@ -251,5 +244,4 @@ func TestRow23LargeValuesDuringElection(t *testing.T) {
 			s.WaitReady(leader)
 		},
 	})
-	s.available(h, from, 2*outage)
 }

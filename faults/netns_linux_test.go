@@ -180,20 +180,19 @@ func TestRow08PartitionedLongerThanGossipRemembers(t *testing.T) {
 func ownWires(t *testing.T, level string, nodes int) {
 	w := newWires(t, nodes)
 	defer w.ip("link", "del", "br0")
-	var from int64
-	s, h := run(t, scenario{
+	run(t, scenario{
 		ClusterOptions: attunetest.ClusterOptions{
 			Level: level, Nodes: nodes,
 			Host: func(i int) (string, []string) { return w.addr(i), w.enter(i) },
 		},
 		workload: history.Mixed,
+		outage:   outage,
 		pause:    20 * time.Millisecond, // a minute of it
 		faults: func(s *stage) {
 			leader := s.WaitLeader()
 			if leader == nil {
 				return
 			}
-			from = s.rec.Now()
 			minority := append([]*attunetest.Controller{leader}, s.Others(leader)[:(nodes-1)/2-1]...)
 			both := func(f func(i, j int)) {
 				for i, a := range s.Nodes {
@@ -220,5 +219,75 @@ func ownWires(t *testing.T, level string, nodes int) {
 			}
 		},
 	})
-	s.available(h, from, outage)
+}
+
+// A minority is cut off, with everything it says, for longer than the membership
+// remembers the dead (30 s). Both sides take each other for dead and go on, and
+// find each other again by themselves.
+func TestRow08ApartLongerThanGossipRemembers(t *testing.T) {
+	onlyLong(t)
+	if !ownNetwork(t, "ATTUNE_TEST_BINARY="+attunetest.Binary(t)) {
+		return
+	}
+	for _, level := range []string{causal, eventual} {
+		t.Run(level, func(t *testing.T) { wiresApart(t, level, 3) })
+	}
+	t.Run("2 of 5", func(t *testing.T) { wiresApart(t, causal, 5) })
+}
+
+func wiresApart(t *testing.T, level string, nodes int) {
+	w := newWires(t, nodes)
+	defer w.ip("link", "del", "br0")
+	run(t, scenario{
+		ClusterOptions: attunetest.ClusterOptions{
+			Level: level, Nodes: nodes,
+			Host: func(i int) (string, []string) { return w.addr(i), w.enter(i) },
+		},
+		workload: history.Mixed, // on both sides there are homes
+		pause:    20 * time.Millisecond,
+		faults: func(s *stage) {
+			minority := (nodes - 1) / 2
+			both := func(f func(i, j int)) {
+				for i := range nodes {
+					for j := range nodes {
+						if (i < minority) != (j < minority) {
+							f(i, j)
+						}
+					}
+				}
+			}
+			both(w.cut)
+			// The clients would not do: who waits for a home beyond the cut goes elsewhere.
+			longest := time.Duration(0)
+			for end := time.Now().Add(60 * time.Second); time.Now().Before(end); pause(s.t, 100*time.Millisecond) {
+				for _, n := range s.Nodes {
+					began := time.Now()
+					if out := ask(n, set("alone-"+n.Name, "alone.1;")); out.Status != history.Stored {
+						s.t.Errorf("%s does not write: %v", n.Name, out)
+					}
+					longest = max(longest, time.Since(began))
+				}
+			}
+			s.t.Logf("a set took %v at most", longest.Round(time.Millisecond))
+			if longest > busy {
+				s.t.Errorf("that is more than %v", busy)
+			}
+			for _, n := range s.Nodes {
+				op := history.Op{Kind: history.Add, Key: "apart-" + n.Name, Value: n.Name + ".1;"}
+				if out := s.do(n, op); out.Status != history.Stored {
+					s.t.Errorf("%s decides alone: %v", n.Name, out)
+				}
+			}
+			both(w.heal)
+			began := time.Now()
+			for _, n := range s.Nodes {
+				for _, other := range s.Nodes {
+					attunetest.Eventually(s.t, n.Name+" hears of "+other.Name, func() bool {
+						return ask(n, get("apart-"+other.Name)).Status == history.Hit
+					})
+				}
+			}
+			s.t.Logf("after %v they have found each other", time.Since(began).Round(time.Millisecond))
+		},
+	})
 }

@@ -18,12 +18,11 @@ func TestRow08MinorityPartitioned(t *testing.T) {
 	levels(t, func(t *testing.T, level string) {
 		for name, nodes := range map[string]int{"2 of 3": 3, "3 of 5": 5} {
 			t.Run(name, func(t *testing.T) {
-				var from int64
-				s, h := run(t, scenario{
+				run(t, scenario{
 					ClusterOptions: attunetest.ClusterOptions{Level: level, Nodes: nodes},
 					workload:       history.Mixed,
+					outage:         outage,
 					faults: func(s *stage) {
-						from = s.rec.Now()
 						for range 3 {
 							leader := s.WaitLeader()
 							if leader == nil {
@@ -36,7 +35,6 @@ func TestRow08MinorityPartitioned(t *testing.T) {
 						}
 					},
 				})
-				s.available(h, from, outage)
 			})
 		}
 	}, linearizable, sequential)

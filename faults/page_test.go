@@ -137,10 +137,14 @@ func (b *browser) prefers(scheme string) {
 // picture writes what the page looks like to a file, if pictures are taken.
 func (b *browser) picture(name string) {
 	b.t.Helper()
-	if screenshots == "" {
-		return
+	if screenshots != "" {
+		b.pictureOf(name, 1200)
 	}
-	if err := chromedp.Do(b.ctx, chromedp.EmulateViewport(1280, 1200)); err != nil {
+}
+
+func (b *browser) pictureOf(name string, high int64) {
+	b.t.Helper()
+	if err := chromedp.Do(b.ctx, chromedp.EmulateViewport(1280, high)); err != nil {
 		b.t.Fatal(err)
 	}
 	raw, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())

@@ -12,15 +12,11 @@ import (
 // answers when it has what the others have.
 func TestRow02ReplicaKilled(t *testing.T) {
 	eachReplicaToo(t, func(t *testing.T, level string) {
-		w := chainedOr(level, history.Removals)
 		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level},
-			workload:       w,
+			workload:       chainedOr(level, history.Removals),
+			keeps:          200,
 			faults: func(s *stage) {
-				values := s.fill(s.Nodes[0], "before", 200)
-				for _, n := range s.Nodes[1:] {
-					s.spread(n, values)
-				}
 				for i := range pick(3, 15) {
 					n := s.Nodes[i%len(s.Nodes)]
 					s.lose(n)
@@ -29,7 +25,7 @@ func TestRow02ReplicaKilled(t *testing.T) {
 					if !s.WaitReady(n) {
 						return
 					}
-					s.reads(n, values)
+					s.reads(n, s.values)
 				}
 			},
 		})

@@ -16,16 +16,15 @@ import (
 // the majority needs it.
 func TestRow02VolatileFollowerKilled(t *testing.T) {
 	levels(t, func(t *testing.T, level string) {
-		var from int64
-		s, h := run(t, scenario{
+		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level},
 			workload:       history.Mixed,
+			outage:         outage / 2, // the leader stays, so nothing stops
 			faults: func(s *stage) {
 				leader := s.WaitLeader()
 				if leader == nil {
 					return
 				}
-				from = s.rec.Now()
 				followers := s.Others(leader)
 				for i := range pick(2, 10) {
 					if !followers[i%2].Restart() {
@@ -38,8 +37,6 @@ func TestRow02VolatileFollowerKilled(t *testing.T) {
 				s.WaitReady(followers...)
 			},
 		})
-		// The leader stays, so nothing stops.
-		s.available(h, from, outage/2)
 	}, linearizable, sequential)
 }
 
@@ -174,12 +171,11 @@ func TestRow06PowerFailure(t *testing.T) {
 func TestRow07RollingRestart(t *testing.T) {
 	for _, durable := range []bool{false, true}[:pick(1, 2)] {
 		t.Run(map[bool]string{false: "volatile", true: "durable"}[durable], func(t *testing.T) {
-			var from int64
-			s, h := run(t, scenario{
+			run(t, scenario{
 				ClusterOptions: attunetest.ClusterOptions{Level: linearizable, Durable: durable},
 				workload:       history.Registers,
+				outage:         outage,
 				faults: func(s *stage) {
-					from = s.rec.Now()
 					for range pick(1, 5) {
 						for _, n := range s.Nodes {
 							if took := n.Stop(); took > 5*time.Second*slack {
@@ -193,7 +189,6 @@ func TestRow07RollingRestart(t *testing.T) {
 					}
 				},
 			})
-			s.available(h, from, outage)
 		})
 	}
 }

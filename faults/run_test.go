@@ -65,6 +65,17 @@ type scenario struct {
 	// faults run once commands are answered; when they return, the network is
 	// healed, and the clients go on until they are answered again.
 	faults func(s *stage)
+	// keeps so many keys, which are spread before the faults (as stage.values), and are
+	// at every controller after them.
+	keeps int
+	// unfailing says that every command is answered while the faults run.
+	unfailing bool
+	// outage is how long there may be, from then on, without any write answered; 0: as
+	// long as it takes. See available.
+	outage time.Duration
+	// going says that while the faults run no controller has its clients wait. See
+	// answering.
+	going bool
 	// sums says that the history is that of one counter, which began at counterBegin,
 	// and not judged by search, for which it has too much at a time.
 	sums bool
@@ -83,6 +94,7 @@ type stage struct {
 	rec     *history.Recorder
 	targets []history.Target
 	losses  []history.Loss
+	values  map[string]string // see scenario.keeps
 }
 
 // run runs a scenario and checks what its clients saw, which it returns.
@@ -128,9 +140,17 @@ func run(t *testing.T, sc scenario) (*stage, history.History) {
 	}()
 
 	s.progress("before the fault")
+	if sc.keeps > 0 {
+		s.values = s.fill(s.Nodes[0], "before", sc.keeps)
+		for _, n := range s.Nodes {
+			s.spread(n, s.values)
+		}
+	}
+	from := s.rec.Now()
 	if sc.faults != nil {
 		sc.faults(s)
 	}
+	to := s.rec.Now()
 	if s.Net != nil {
 		s.Net.HealAll()
 	}
@@ -148,6 +168,18 @@ func run(t *testing.T, sc scenario) (*stage, history.History) {
 	if !sc.lossy {
 		s.kept(unique)
 	}
+	for _, n := range s.Nodes {
+		s.reads(n, s.values)
+	}
+	if sc.unfailing {
+		s.failed(h, from, to)
+	}
+	if sc.outage > 0 {
+		s.available(h, from, sc.outage)
+	}
+	if sc.going {
+		s.answering(h, from, to, busy)
+	}
 	return s, h
 }
 
@@ -163,7 +195,7 @@ func (s *stage) check(sc scenario, h history.History) {
 	s.t.Helper()
 	trial := history.Trial{
 		Level: sc.Level, Workload: sc.workload, History: h, Patience: time.Minute, Dir: s.Dir(), Rules: sc.rules,
-		Unsearched: sc.sums, Begin: counterBegin, Whole: sc.sums && !sc.bounded,
+		Unsearched: sc.sums, Begin: counterBegin, Whole: sc.sums && !sc.bounded, Expiry: history.ExpiryRules{Slack: time.Second * slack},
 	}
 	if sc.hop {
 		trial.Process = history.ByClient

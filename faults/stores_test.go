@@ -45,32 +45,24 @@ func (s *stage) failed(h history.History, from, to int64) {
 // in all that time is there at the end.
 func TestStoresReplacedOneAfterTheOther(t *testing.T) {
 	eachStoreLevel(t, func(t *testing.T, level string) {
-		var values map[string]string
-		var from, to int64
-		s, h := run(t, scenario{
+		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true},
 			workload:       history.Mixed,
+			keeps:          300,
+			unfailing:      true,
 			faults: func(s *stage) {
-				values = s.fill(s.Nodes[0], "before", 300)
 				for _, n := range s.Nodes {
-					s.spread(n, values)
-					s.holds(n.Memcached, values)
+					s.holds(n.Memcached, s.values)
 				}
-				from = s.rec.Now()
 				for _, n := range s.Nodes {
 					n.Memcached.Kill()
 					s.progress("with a memcached dead")
 					time.Sleep(pick(500*time.Millisecond, 3*time.Second))
 					n.Memcached.Start()
-					s.holds(n.Memcached, values)
+					s.holds(n.Memcached, s.values)
 				}
-				to = s.rec.Now()
 			},
 		})
-		s.failed(h, from, to)
-		for _, n := range s.Nodes {
-			s.reads(n, values)
-		}
 	}, eventual)
 }
 
@@ -79,36 +71,23 @@ func TestStoresReplacedOneAfterTheOther(t *testing.T) {
 // the pace of timeouts.
 func TestRow16StoreHangs(t *testing.T) {
 	eachStoreLevel(t, func(t *testing.T, level string) {
-		var values map[string]string
-		var from, to int64
-		s, h := run(t, scenario{
+		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true, Args: []string{"--hot-cache", "0", "--op-timeout", "3s"}},
 			workload:       history.Mixed,
+			keeps:          100,
+			unfailing:      true,
 			faults: func(s *stage) {
-				values = s.fill(s.Nodes[0], "before", 100)
-				for _, n := range s.Nodes {
-					s.spread(n, values)
-				}
 				for _, n := range s.Nodes[:pick(1, 3)] {
-					at := s.rec.Now()
-					if from == 0 {
-						from = at
-					}
 					n.Memcached.Pause()
 					began := time.Now()
-					s.reads(n, values)
-					s.t.Logf("%d reads over a store that hangs took %v", len(values), time.Since(began))
+					s.reads(n, s.values)
+					s.t.Logf("%d reads over a store that hangs took %v", len(s.values), time.Since(began))
 					time.Sleep(pick(time.Second, 10*time.Second))
 					n.Memcached.Resume()
 					s.progress("after it went on")
 				}
-				to = s.rec.Now()
 			},
 		})
-		s.failed(h, from, to)
-		for _, n := range s.Nodes {
-			s.reads(n, values)
-		}
 	}, sequential)
 }
 
@@ -172,12 +151,11 @@ func TestRow17And19StoreWithOtherBytes(t *testing.T) {
 func TestStoreStutters(t *testing.T) {
 	onlyLong(t)
 	eachStoreLevel(t, func(t *testing.T, level string) {
-		var from, to int64
-		s, h := run(t, scenario{
+		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true, Args: []string{"--op-timeout", "3s"}},
 			workload:       history.Mixed,
+			unfailing:      true,
 			faults: func(s *stage) {
-				from = s.rec.Now()
 				for range 10 {
 					for _, n := range s.Nodes {
 						n.Memcached.Pause()
@@ -185,10 +163,8 @@ func TestStoreStutters(t *testing.T) {
 						n.Memcached.Resume()
 					}
 				}
-				to = s.rec.Now()
 			},
 		})
-		s.failed(h, from, to)
 	})
 }
 
@@ -252,15 +228,11 @@ func store(t testing.TB, m *attunetest.Memcached, verb, key string, raw []byte) 
 // the controller is back first. It is of use without, and fills it when it comes.
 func TestStoreRestartsWithItsController(t *testing.T) {
 	eachStoreLevel(t, func(t *testing.T, level string) {
-		var values map[string]string
-		s, _ := run(t, scenario{
+		run(t, scenario{
 			ClusterOptions: attunetest.ClusterOptions{Level: level, Memcached: true},
 			workload:       history.Mixed,
+			keeps:          100,
 			faults: func(s *stage) {
-				values = s.fill(s.Nodes[0], "before", 100)
-				for _, n := range s.Nodes {
-					s.spread(n, values)
-				}
 				n := s.Nodes[2]
 				for range pick(1, 3) {
 					if history.Leaderless(level) {
@@ -273,16 +245,13 @@ func TestStoreRestartsWithItsController(t *testing.T) {
 					if !s.WaitReady(n) {
 						return
 					}
-					s.reads(n, values)
+					s.reads(n, s.values)
 					s.progress("without a memcached")
 					n.Memcached.Start()
-					s.holds(n.Memcached, values)
+					s.holds(n.Memcached, s.values)
 				}
 			},
 		})
-		for _, n := range s.Nodes {
-			s.reads(n, values)
-		}
 	}, sequential)
 }
 

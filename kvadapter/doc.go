@@ -5,12 +5,13 @@
 // week, and is never believed.
 //
 // [Backend] is the interface; [Batcher], [Bounded], [Scanner], [Lister],
-// [Counter], [Statter], [Fleet], [Memory], [Loader] and [Syncer] are what some backends
-// can do besides. [Open] makes one of its name:
+// [Counter], [Statter], [Fleet], [Memory], [Loader], [Syncer] and [Mender] are what some
+// backends can do besides. [Open] makes one of its name:
 //
 //	embedded    the memory of this process
 //	memcached   one or many memcached servers, through gomemcache
-//	pebble      files on this machine, through Pebble: see pebble.go
+//	pebble      files on this machine, through Pebble: see pebble.go; pebble_events.go for
+//	            full disks and damaged files, pebble_seal.go for a damaged list of files
 //
 // Package storetest holds every backend to the interface. A new backend is a
 // file here, a case in Open, and a test that passes that suite.

@@ -179,3 +179,10 @@ type Syncer interface {
 	// survives loss of power. Errors: ErrUnavailable, the cause of ctx.
 	Sync(ctx context.Context) error
 }
+
+// Mender is a Backend that gives up what is damaged of it, and goes on.
+type Mender interface {
+	// Damages is how often it has, since it was opened and then: records are lost that
+	// nobody deleted.
+	Damages() int64
+}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/attunekv/attune/internal/rawio"
 )
 
 // memcachedServer is one server: its client, what is known of its health, and its
@@ -329,7 +331,7 @@ func (s *memcachedServer) dial(ctx context.Context, network, addr string) (net.C
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = nc.SetDeadline(deadline) // cannot fail on an open connection
 	}
-	return &memcachedConn{Conn: nc, timeout: s.timeout}, nil
+	return &memcachedConn{Conn: rawio.Conn(nc), timeout: s.timeout}, nil
 }
 
 // memcachedStride is the bytes that a request may move within the timeout, before
@@ -391,7 +393,7 @@ func (c *memcachedConn) Read(p []byte) (int, error) {
 // perhaps repeated or superseded since.
 func (c *memcachedConn) judge(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		if tcp, ok := rawio.Unwrap(c.Conn).(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0) // fails if closed already
 		}
 		return err

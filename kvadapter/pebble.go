@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -41,6 +42,8 @@ const (
 	pebbleReserve = 16 << 20
 	// pebbleClose is how long Close waits for the disk.
 	pebbleClose = 10 * time.Second
+	// asidePrefix is what the names of directories of damaged files begin with.
+	asidePrefix = "corrupt-"
 )
 
 // pebbleStore keeps records in the files of a directory, with Pebble, a log
@@ -54,15 +57,21 @@ const (
 // that fills up, and of files that are damaged, is in pebble_events.go.
 type pebbleStore struct {
 	dir  string
+	fs   vfs.FS
+	lock *pebble.Lock // nil if Pebble made the directory
 	db   *pebble.DB
 	log  *zap.Logger
 	room *room.Watch
+
+	sealing sync.Mutex // guards what is next to it, and the file
+	sealed  seal
 
 	closing   chan struct{} // closed when Close begins
 	damages   chan damage
 	mended    chan struct{} // closed when the mending of damages ended
 	corrupt   atomic.Int64  // times that a damaged file was met
 	dropped   atomic.Int64  // and given up
+	aside     atomic.Int64  // times that all files were
 	waits     atomic.Int64  // times that writes had to wait for compaction
 	waited    atomic.Int64  // and for how long, nanoseconds
 	waitBegan atomic.Int64  // unix nanoseconds
@@ -71,6 +80,7 @@ type pebbleStore struct {
 var (
 	_ Backend = (*pebbleStore)(nil)
 	_ Loader  = (*pebbleStore)(nil)
+	_ Mender  = (*pebbleStore)(nil)
 	_ Scanner = (*pebbleStore)(nil)
 	_ Statter = (*pebbleStore)(nil)
 	_ Syncer  = (*pebbleStore)(nil)
@@ -83,15 +93,19 @@ type pebbleOptions struct {
 	fs             vfs.FS // tests have others
 }
 
-// PebbleDir is the directory that a backend's URL names, or "" if it is not of
-// that kind.
-func PebbleDir(spec string) string {
+// PebbleDir is the directory that a backend's URL names, and how many bytes are to be
+// left free on its disk: Put refuses when they are not, and who decides writes should
+// before. dir is "" if the URL is not of that kind, or makes no sense.
+func PebbleDir(spec string) (dir string, reserve uint64) {
 	rest, ok := strings.CutPrefix(spec, "pebble://")
 	if !ok {
-		return ""
+		return "", 0
 	}
-	dir, _, _ := strings.Cut(rest, "?")
-	return filepath.Clean(dir)
+	o, err := parsePebble(rest)
+	if err != nil {
+		return "", 0
+	}
+	return filepath.Dir(o.dir), uint64(o.reserve)
 }
 
 // parsePebble reads what follows pebble://, a path and perhaps options:
@@ -154,21 +168,43 @@ func openPebble(o pebbleOptions, log *zap.Logger) (*pebbleStore, error) {
 		return nil, fmt.Errorf("%w: this process must be allowed to read and write the directory and all files in it", err)
 	case err != nil && (errors.Is(err, syscall.EAGAIN) || strings.Contains(err.Error(), "lock held")):
 		return nil, fmt.Errorf("%w: in use by another process: stop that, or give this one another directory", err)
-	case err == nil, !pebble.IsCorruptionError(err) && !errors.Is(err, os.ErrNotExist):
+	case err == nil, !pebble.IsCorruptionError(err) && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, errSeal):
 		return s, err
 	}
-	aside := filepath.Join(filepath.Dir(o.dir), "corrupt-"+time.Now().UTC().Format("20060102T150405.000000000"))
+	aside := filepath.Join(filepath.Dir(o.dir), asidePrefix+time.Now().UTC().Format("20060102T150405.000000000"))
 	log.Error("the store's files are damaged; it begins empty, and what other controllers have comes back from them",
 		zap.String("dir", o.dir), zap.String("moved to", aside), zap.Error(err))
-	if err := o.fs.Rename(o.dir, aside); err != nil {
+	if err := setAside(o, aside); err != nil {
 		return nil, err
 	}
-	return startPebble(o, log)
+	if s, err = startPebble(o, log); err != nil {
+		return nil, err
+	}
+	s.aside.Add(1)
+	return s, nil
+}
+
+// setAside moves all files to another directory, and removes an earlier one: one is
+// enough to look at, and each may be large.
+func setAside(o pebbleOptions, to string) error {
+	parent := filepath.Dir(o.dir)
+	names, err := o.fs.List(parent)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, asidePrefix) {
+			if err := o.fs.RemoveAll(filepath.Join(parent, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return o.fs.Rename(o.dir, to)
 }
 
 func startPebble(o pebbleOptions, log *zap.Logger) (*pebbleStore, error) {
 	s := &pebbleStore{
-		dir: o.dir, log: log.Named("pebble"), room: room.New(uint64(o.reserve), func(error) {}, o.dir),
+		dir: o.dir, log: log.Named("pebble"), room: room.New(func(error) {}, room.Reserved{Dir: o.dir, Reserve: uint64(o.reserve)}),
 		closing: make(chan struct{}), damages: make(chan damage, 1), mended: make(chan struct{}),
 	}
 	opts := &pebble.Options{
@@ -192,13 +228,29 @@ func startPebble(o pebbleOptions, log *zap.Logger) (*pebbleStore, error) {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(pebbleBits)
 	}
+	s.fs = opts.FS
 	var err error
-	if s.db, err = pebble.Open(o.dir, opts); err != nil {
+	if s.lock, err = checkSeal(o.fs, o.dir); err == nil {
+		opts.Lock = s.lock
+		s.db, err = pebble.Open(o.dir, opts)
+	}
+	if err != nil {
 		s.room.Close()
-		return nil, err
+		return nil, errors.Join(err, s.unlock())
 	}
 	go s.mend()
+	if err := s.sealFiles(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
+}
+
+// unlock lets go of the directory, if s has locked it and not Pebble.
+func (s *pebbleStore) unlock() error {
+	if s.lock == nil {
+		return nil
+	}
+	return s.lock.Close()
 }
 
 // Get implements Backend. It allocates only if buf is too short.
@@ -307,10 +359,13 @@ func (s *pebbleStore) Sync(ctx context.Context) error {
 	}
 	select {
 	case <-written:
-		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	if err := s.sealFiles(); err != nil {
+		return fmt.Errorf("%w: %s cannot be written: %w", ErrUnavailable, s.dir, err)
+	}
+	return nil
 }
 
 // Scan implements Scanner, in the order of hashes. fn may call the store.
@@ -378,8 +433,12 @@ func (s *pebbleStore) Stats() []Stat {
 		{"write_waits_ms", s.waited.Load() / int64(time.Millisecond)},
 		{"damages_met", s.corrupt.Load()},
 		{"damaged_files_dropped", s.dropped.Load()},
+		{"damaged_stores_set_aside", s.aside.Load()},
 	}
 }
+
+// Damages implements Mender.
+func (s *pebbleStore) Damages() int64 { return s.dropped.Load() + s.aside.Load() }
 
 // Close implements Backend. What is in memory only is written, if the disk has
 // room.
@@ -393,5 +452,5 @@ func (s *pebbleStore) Close() error {
 		err = s.Sync(ctx)
 	}
 	s.room.Close()
-	return errors.Join(err, s.db.Close())
+	return errors.Join(err, s.db.Close(), s.unlock())
 }

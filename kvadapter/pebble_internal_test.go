@@ -29,6 +29,9 @@ func TestPebbleLosesNoSyncedRecordToPowerLoss(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				if n := s.Damages(); n != 0 {
+					t.Fatalf("life %d: the loss of power is taken for %d damages", life, n)
+				}
 				for name, version := range synced {
 					if got := versionIn(t, s, name); got < version || got > newest[name] {
 						t.Fatalf("life %d: %s has version %d, want %d to %d", life, name, got, version, newest[name])

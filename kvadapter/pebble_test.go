@@ -178,6 +178,9 @@ func TestPebbleGivesUpWhatADamagedFileHas(t *testing.T) {
 				putPebble(t, s, 0, 5000, 100)
 				return found(t, s, 5000, 100) == 5000 && given(s) > 0
 			})
+			if n := s.(kvadapter.Mender).Damages(); n != given(s) {
+				t.Errorf("%d damages, of %d files", n, given(s))
+			}
 			closed(t, s)
 			s, _ = openPebble(t, dir, "")
 			defer closed(t, s)
@@ -235,6 +238,135 @@ func TestPebbleBeginsEmptyBesideFilesThatContradictThemselves(t *testing.T) {
 	}
 	if logs.FilterMessageSnippet("damaged").Len() != 1 {
 		t.Errorf("nobody is told: %v", logs.All())
+	}
+}
+
+// TestPebbleNoticesADamagedListOfItsFiles: Pebble takes damage there for its end, and
+// what was listed behind would be gone without a word. Behind what was there at the last
+// Sync there may be compactions; without them files are missing, which is told as well.
+func TestPebbleNoticesADamagedListOfItsFiles(t *testing.T) {
+	const n = 300
+	for _, test := range []struct {
+		what   string
+		damage func(raw []byte, synced int) []byte
+	}{
+		{"half of it", func(raw []byte, synced int) []byte { return raw[:synced/2] }},
+		{"but for its last byte", func(raw []byte, synced int) []byte { return raw[:synced-1] }},
+		{"empty", func([]byte, int) []byte { return nil }},
+		{"with a wrong bit at its begin", func(raw []byte, _ int) []byte { raw[9] ^= 1; return raw }},
+		{"with a wrong bit at its end", func(raw []byte, synced int) []byte { raw[synced-1] ^= 128; return raw }},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			dir := t.TempDir()
+			s, _ := openPebble(t, dir, "")
+			for i := range 3 {
+				putPebble(t, s, i*n/3, (i+1)*n/3, 100)
+				if err := s.(kvadapter.Syncer).Sync(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := s.(kvadapter.Mender).Damages(); got != 0 {
+				t.Errorf("%d damages before any", got)
+			}
+			closed(t, s)
+			files, err := filepath.Glob(filepath.Join(dir, "bytes", "MANIFEST-*"))
+			if err != nil || len(files) == 0 {
+				t.Fatalf("no manifest: %v", err)
+			}
+			newest := files[len(files)-1]
+			raw, err := os.ReadFile(newest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var name string
+			var synced int
+			seal, err := os.ReadFile(filepath.Join(dir, "bytes", "attune-seal"))
+			if _, bad := fmt.Sscanf(string(seal), "attune seal 1 %s %d", &name, &synced); err != nil || bad != nil || name != filepath.Base(newest) || synced > len(raw) {
+				t.Fatalf("%q for %d bytes of %s: %v, %v", seal, len(raw), newest, err, bad)
+			}
+			if err := os.WriteFile(newest, test.damage(raw, synced), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, logs := openPebble(t, dir, "")
+			if there := found(t, s, n, 100); there != 0 {
+				t.Errorf("%d records are there beside those that were set aside", there)
+			}
+			if logs.FilterMessageSnippet("files are damaged").Len() != 1 {
+				t.Errorf("nobody is told: %v", logs.All())
+			}
+			if got := s.(kvadapter.Mender).Damages(); got != 1 {
+				t.Errorf("%d damages, want 1", got)
+			}
+			putPebble(t, s, 0, n, 100)
+			closed(t, s)
+			s, logs = openPebble(t, dir, "")
+			defer closed(t, s)
+			if there := found(t, s, n, 100); there != n || logs.Len() != 0 {
+				t.Errorf("%d of %d are there after they were put again: %v", there, n, logs.All())
+			}
+		})
+	}
+}
+
+// TestPebbleSetsAsideOnce: of stores that were damaged one after the other the last is
+// kept to be looked at.
+func TestPebbleSetsAsideOnce(t *testing.T) {
+	dir := t.TempDir()
+	for range 3 {
+		s, _ := openPebble(t, dir, "")
+		putPebble(t, s, 0, 10, 100)
+		closed(t, s)
+		markers, _ := filepath.Glob(filepath.Join(dir, "bytes", "marker.manifest.*"))
+		if len(markers) == 0 {
+			t.Fatal("no file says which list is the newest")
+		}
+		for _, file := range markers {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s, _ := openPebble(t, dir, "")
+	defer closed(t, s)
+	if there := found(t, s, 10, 100); there != 0 {
+		t.Errorf("%d records are there", there)
+	}
+	if aside, _ := filepath.Glob(filepath.Join(dir, "corrupt-*")); len(aside) != 1 {
+		t.Errorf("set aside: %v, want one", aside)
+	}
+}
+
+// TestPebbleSealIsNoReasonToFail: a store without one, or with one that cannot be read,
+// is opened as it is.
+func TestPebbleSealIsNoReasonToFail(t *testing.T) {
+	for what, damage := range map[string]func(file string) error{
+		"none":     os.Remove,
+		"rubbish":  scramble,
+		"half":     func(file string) error { return os.Truncate(file, 20) },
+		"an older": func(string) error { return nil },
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			s, _ := openPebble(t, dir, "")
+			file := filepath.Join(dir, "bytes", "attune-seal")
+			older, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			putPebble(t, s, 0, 10, 100)
+			closed(t, s)
+			if what == "an older" {
+				err = os.WriteFile(file, older, 0o600)
+			}
+			if err = errors.Join(err, damage(file)); err != nil {
+				t.Fatal(err)
+			}
+			s, logs := openPebble(t, dir, "")
+			defer closed(t, s)
+			if there := found(t, s, 10, 100); there != 10 || logs.Len() != 0 {
+				t.Errorf("%d of 10 are there: %v", there, logs.All())
+			}
+		})
 	}
 }
 

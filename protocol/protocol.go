@@ -28,6 +28,8 @@ const (
 	Stats
 	Shutdown
 	Dump
+	// Config is `config get cluster`: reply with where clients find servers.
+	Config
 	// Quit: close once everything before it is answered and written.
 	Quit
 )

@@ -112,6 +112,11 @@ func (p *Parser) line(line []byte, size int, r *Request) error {
 		r.Kind, r.Args, r.quiet = Shutdown, words(args), asksNoReply(args)
 	case "lru_crawler":
 		crawl(args, r)
+	case "config":
+		if string(args) != " get cluster" {
+			return unknownCommand(line, args, size, r)
+		}
+		r.Kind = Config
 	default:
 		return unknownCommand(line, args, size, r)
 	}

@@ -99,6 +99,9 @@ func (s *textSession) execute(r *protocol.Request) {
 	case protocol.Version:
 		s.note("version")
 		out = r.AppendVersion(nil, "1.2.3")
+	case protocol.Config:
+		s.note(describe(r))
+		out = r.AppendConfig(nil, 12, []protocol.Server{{Host: "10.0.0.1", Port: "8000"}, {Host: "::1", Port: "8001"}})
 	case protocol.Stats:
 		s.note(describe(r))
 		out = r.AppendStatEnd(r.AppendStat(nil, "pid", "42"))
@@ -131,7 +134,7 @@ func describe(r *protocol.Request) string {
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
 	if r.Kind != protocol.Op {
-		names := [...]string{"", "end", "reply", "noop", "version", "stats", "shutdown", "dump", "quit"}
+		names := [...]string{"", "end", "reply", "noop", "version", "stats", "shutdown", "dump", "config", "quit"}
 		say("%s", names[r.Kind])
 		for _, a := range r.Args {
 			say(" %s", escape(a))

@@ -1,6 +1,8 @@
 package protocol
 
 import (
+	"fmt"
+
 	"github.com/attunekv/attune"
 )
 
@@ -77,7 +79,6 @@ func (p *Parser) Next(buf []byte, r *Request) (n int, err error) {
 	if p.binary {
 		r.reset(binary)
 		n, err = p.nextBinary(buf, r)
-		r.TooLarge = r.binaryWire.status == binTooLarge
 	} else {
 		r.reset(text)
 		n, err = p.nextText(buf, r)
@@ -171,6 +172,23 @@ func (r *Request) AppendStatEnd(dst []byte) []byte {
 		return r.appendBinaryStatEnd(dst)
 	}
 	return appendLine(dst, end)
+}
+
+// A Server is where clients find one, as AppendConfig tells it.
+type Server struct{ Host, Port string }
+
+// AppendConfig appends the answer to a Kind Config, which caches of clouds invented:
+// clients that poll it go over to servers if version is larger than the one they have.
+// The second field, where there is an address for who is near, is the host again.
+func (r *Request) AppendConfig(dst []byte, version int64, servers []Server) []byte {
+	body := fmt.Appendf(nil, "%d\n", version)
+	for i, s := range servers {
+		if i > 0 {
+			body = append(body, ' ')
+		}
+		body = fmt.Appendf(body, "%s|%s|%s", s.Host, s.Host, s.Port)
+	}
+	return fmt.Appendf(dst, "CONFIG cluster 0 %d\r\n%s\n\r\nEND\r\n", len(body)+1, body)
 }
 
 // AppendText appends a line of an answer that is neither figures nor an item:

@@ -140,7 +140,7 @@ func (r *Replica) account(s *segment) {
 // dead reports whether e is expired or flushed, for statistics and for choosing
 // what goes first.
 func (r *Replica) dead(e *entry, now uint64) bool {
-	return e.expired(now) || uint64(e.version) <= r.floor.Load()
+	return r.expired(e, now) || uint64(e.version) <= r.floor.Load()
 }
 
 // Flush kills every item whose version is floor or older. Entries of the dead

@@ -1,7 +1,7 @@
 package replica
 
 import (
-	"hash/crc32"
+	"errors"
 	"io"
 	"sync/atomic"
 
@@ -135,9 +135,7 @@ func (c *Cut) WriteTo(w io.Writer) (int64, error) {
 		}
 	}
 	b = le.AppendUint32(b[:0], 0)
-	b = le.AppendUint64(b, total)
-	b = le.AppendUint32(b, crc32.Update(out.crc, castagnoli, b))
-	err := out.write(b)
+	err := errors.Join(out.write(le.AppendUint64(b, total)), out.sum())
 	return out.n, err
 }
 

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// persistRetry is how long after a failure a durable store is tried again.
-	persistRetry = 100 * time.Millisecond
+	// roomRetry is how long after it had no room a durable store is tried again.
+	roomRetry = 100 * time.Millisecond
 	// reclaimChunk records are looked at, then there is a pause of reclaimPause, so
 	// that a sweep of the store is no burden to it.
 	reclaimChunk = 1024
@@ -48,10 +48,11 @@ func (r *Replica) Durable() bool { return r.durable.store != nil }
 // It is for a Durable replica. Errors: the backend's, the cause of ctx.
 func (r *Replica) Sync(ctx context.Context) error { return r.durable.store.Sync(ctx) }
 
-// Persist is SettleVersion for one who does not give up: it returns when the backend
-// has the bytes, however often that takes. failed is told of each attempt that fails.
-// Only when ctx ends it returns without, and the bytes stay readable here.
-func (r *Replica) Persist(ctx context.Context, h attune.KeyHash, v attune.Version, failed func(error)) {
+// Persist is SettleVersion for one who does not give up. Once it returned nil the backend
+// has the bytes. On an error, the backend's or the cause of ctx, they stay here to be
+// read, and it is to be called again, as often as that takes: by whoever goes on bringing
+// bytes there.
+func (r *Replica) Persist(ctx context.Context, h attune.KeyHash, v attune.Version) error {
 	s := r.segment(h)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,25 +60,17 @@ func (r *Replica) Persist(ctx context.Context, h attune.KeyHash, v attune.Versio
 	for st.settled < v {
 		switch {
 		case ctx.Err() != nil:
-			return
+			return context.Cause(ctx)
 		case st.sending:
 			s.wait(ctx, st)
 		default:
-			r.send(context.Background(), s, st)
-			if st.settled >= v {
-				break
+			if r.send(context.Background(), s, st); st.settled < v {
+				return st.err
 			}
-			err := st.err
-			s.mu.Unlock()
-			failed(err)
-			select {
-			case <-time.After(persistRetry):
-			case <-ctx.Done():
-			}
-			s.mu.Lock()
 		}
 	}
 	r.disown(s, st)
+	return nil
 }
 
 // loosen has the bytes of a key deleted that nothing names any more, if the store

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/internal/attunetest"
@@ -20,7 +21,7 @@ type files struct {
 	refuse atomic.Int64
 }
 
-var errRefused = errors.New("refused")
+var errRefused = fmt.Errorf("%w, for now", kvadapter.ErrFull)
 
 func (f *files) Put(ctx context.Context, key attune.Key, rec kvadapter.Record) error {
 	if f.refuse.Add(-1) >= 0 {
@@ -71,42 +72,79 @@ func TestPersistGivesUpNothing(t *testing.T) {
 	r, f := durableReplica()
 	c := applyTo(t, r, changeOf(r, "k", 1, "value"))
 	f.refuse.Store(2)
-	failed := 0
-	r.Persist(t.Context(), c.Key.Hash, c.Item.Version, func(err error) {
-		failed++
+	for range 2 {
+		if err := r.Persist(t.Context(), c.Key.Hash, c.Item.Version); !errors.Is(err, errRefused) {
+			t.Error(err)
+		}
 		if it, err := r.Get(t.Context(), c.Key, nil, false); err != nil || string(it.Value) != "value" {
 			t.Errorf("while it is not taken: %q, %v", it.Value, err)
 		}
-		if !errors.Is(err, errRefused) {
-			t.Error(err)
-		}
-	})
-	if _, rec, ok := f.Load(c.Key.Hash, nil); failed != 2 || !ok || string(rec.Value) != "value" {
-		t.Errorf("after %d failures the store has %q", failed, rec.Value)
+	}
+	persist(t, r, c)
+	if _, rec, ok := f.Load(c.Key.Hash, nil); !ok || string(rec.Value) != "value" {
+		t.Errorf("after two failures the store has %q", rec.Value)
 	}
 	if n := r.Stats().Staged; n != 0 {
 		t.Errorf("%d keys are on the stage", n)
 	}
 	// Not even when it must end: the bytes stay to be read.
 	c = applyTo(t, r, changeOf(r, "other", 2, "more"))
-	ctx, cancel := context.WithCancel(t.Context())
-	f.refuse.Store(1 << 30)
-	r.Persist(ctx, c.Key.Hash, c.Item.Version, func(error) { cancel() })
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(enough)
+	if err := r.Persist(ctx, c.Key.Hash, c.Item.Version); !errors.Is(err, enough) {
+		t.Error(err)
+	}
 	if it, err := r.Get(t.Context(), c.Key, nil, false); err != nil || string(it.Value) != "more" {
 		t.Errorf("given up: %q, %v", it.Value, err)
+	}
+}
+
+// persist brings the bytes of an applied change to the store.
+func persist(t *testing.T, r *Replica, c *attune.Change) {
+	t.Helper()
+	if err := r.Persist(t.Context(), c.Key.Hash, c.Item.Version); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestImportWaitsForRoomInADurableStore: what is given up there, nobody may have.
+func TestImportWaitsForRoomInADurableStore(t *testing.T) {
+	a := Open(Options{Backend: embedded(t), Gen: 1, Seed: 1})
+	for i := range 10 {
+		applyTo(t, a, changeOf(a, fmt.Sprint("k", i), attune.Version(i+1), "value"))
+	}
+	r, store := durableReplica()
+	mustInstall(t, r, snapshot(t, a))
+	stream := export(t, a)
+	store.refuse.Store(3)
+	if n, err := r.Import(t.Context(), bytes.NewReader(stream)); n != 10 || err != nil || store.refuse.Load() >= 0 {
+		t.Errorf("%d of 10 are there: %v", n, err)
+	}
+	for i := range 10 {
+		mustGet(t, r, keyOf(r, fmt.Sprint("k", i)), "value")
+	}
+	// No longer than somebody wants it.
+	r, store = durableReplica()
+	mustInstall(t, r, snapshot(t, a))
+	store.refuse.Store(1 << 30)
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(2*roomRetry, func() { cancel(enough) })
+	if _, err := r.Import(ctx, bytes.NewReader(stream)); !errors.Is(err, enough) {
+		t.Error(err)
 	}
 }
 
 // As over any other store, what replaces a hot value is hot.
 func TestPersistedValueStaysHot(t *testing.T) {
 	r := Open(Options{Backend: &files{store: newStore()}, Gen: 1, Seed: 1, HotCache: 1 << 20})
-	persist := func(v attune.Version, value string) {
-		c := applyTo(t, r, changeOf(r, "k", v, value))
-		r.Persist(t.Context(), c.Key.Hash, v, func(err error) { t.Error(err) })
+	write := func(v attune.Version, value string) {
+		persist(t, r, applyTo(t, r, changeOf(r, "k", v, value)))
 	}
 	key := keyOf(r, "k")
 	for v, value := range []string{"one", "two", "three"} {
-		persist(attune.Version(v+1), value)
+		write(attune.Version(v+1), value)
 		if v == 0 { // it takes two reads to be hot
 			for range 2 {
 				if _, err := r.Get(t.Context(), key, nil, true); err != nil {
@@ -118,7 +156,7 @@ func TestPersistedValueStaysHot(t *testing.T) {
 			t.Errorf("hot is %q (%v), want %q", rec.Value, ok, value)
 		}
 	}
-	persist(4, "")
+	write(4, "")
 	if rec, ok := r.hot.Load().get(key.Hash); ok {
 		t.Errorf("deleted, and %q takes its room", rec.Value)
 	}
@@ -129,7 +167,7 @@ func TestExportHasWhatIsOnTheStage(t *testing.T) {
 	for i := range 10 {
 		c := applyTo(t, r, changeOf(r, fmt.Sprint("k", i), attune.Version(i+1), "value"))
 		if i%2 == 0 {
-			r.Persist(t.Context(), c.Key.Hash, c.Item.Version, func(err error) { t.Error(err) })
+			persist(t, r, c)
 		}
 	}
 	var index, data bytes.Buffer
@@ -168,9 +206,9 @@ func TestReclaimDeletesWhatTheIndexDoesNotName(t *testing.T) {
 	put("older", 1, 1)
 	applyTo(t, r, changeOf(r, "older", 5, "newer")) // on the stage
 	kept := applyTo(t, r, changeOf(r, "kept", 6, "value"))
-	r.Persist(t.Context(), kept.Key.Hash, kept.Item.Version, func(error) {})
+	persist(t, r, kept)
 	gone := applyTo(t, r, changeOf(r, "evicted", 7, "value"))
-	r.Persist(t.Context(), gone.Key.Hash, gone.Item.Version, func(error) {})
+	persist(t, r, gone)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var asked atomic.Int64
@@ -203,7 +241,7 @@ func TestSaveOfWhatIsReclaimed(t *testing.T) {
 	r, f := durableReplica()
 	for v, text := range []string{"evicted", "kept"} {
 		c := applyTo(t, r, changeOf(r, text, attune.Version(v+1), "value"))
-		r.Persist(t.Context(), c.Key.Hash, c.Item.Version, func(err error) { t.Error(err) })
+		persist(t, r, c)
 	}
 	save, err := r.Save(epoch, 1<<20)
 	if err != nil {

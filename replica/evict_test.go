@@ -1,13 +1,14 @@
 package replica
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"container/list"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/kvadapter"
@@ -359,5 +360,69 @@ func TestTakes(t *testing.T) {
 	}
 	if err := errors.Join(r.Takes(attune.Key{}, 10), Open(Options{Backend: newMemory()}).Takes(attune.Key{}, 1<<40)); err != nil {
 		t.Error(err)
+	}
+}
+
+// Victim finds every live item among any number of dead ones, and says when
+// there is none. What expired it frees itself.
+func TestVictimAmongTombstones(t *testing.T) {
+	for _, dead := range []int{0, 500, 40_000} {
+		for _, live := range []int{0, 3, 300, 2000} {
+			r := gossiping(newMemory())
+			for i := range live + dead {
+				text := fmt.Sprint(i)
+				mustMerge(t, r, *put(keyOf(r, text), at(10, i), "value"))
+				if i >= live {
+					mustMerge(t, r, lost(r, text, at(10, i)))
+				}
+			}
+			c := *put(keyOf(r, "old"), at(10, live+dead), "value")
+			c.Item.Expires = since2020(20)
+			mustMerge(t, r, c)
+			r.Free(since2020(20), 0) // the time is known, no more
+			seen := map[attune.KeyHash]bool{}
+			for {
+				c, ok := r.Victim(keyOf(r, "0").Hash)
+				if !ok {
+					break
+				}
+				if seen[c.Key.Hash] || c.Key.Hash == keyOf(r, "old").Hash {
+					t.Fatalf("victim %+v", c)
+				}
+				seen[c.Key.Hash] = true
+				if _, _, applied, _ := r.Merge(&c, true); !applied {
+					t.Fatalf("%+v was not applied", c)
+				}
+			}
+			st := r.Stats()
+			if want := max(live-1, 0); len(seen) != want || st.Items != int64(min(live, 1)) || st.Evicted != int64(want+dead) || st.Expired != 1 {
+				t.Errorf("%d live of %d: %d victims; %+v", live, live+dead, len(seen), st)
+			}
+			audit(t, r)
+		}
+	}
+}
+
+// The least recently used go first, if there are few items by how many dead ones
+// whatever.
+func TestFewAmongTombstonesGoInOrder(t *testing.T) {
+	r := gossiping(newMemory())
+	for i := range 3000 {
+		text := fmt.Sprint("dead", i)
+		mustMerge(t, r, deletion(r, text, at(1, i)))
+	}
+	for i := range 5 {
+		mustMerge(t, r, *put(keyOf(r, fmt.Sprint(i)), at(2, i), "v"))
+	}
+	for _, i := range []int{3, 0, 4, 1, 2} {
+		time.Sleep(2 * time.Millisecond)
+		r.Peek(keyOf(r, fmt.Sprint(i)), true)
+	}
+	for _, i := range []int{3, 0, 4, 1, 2} {
+		c, _ := r.Victim(attune.KeyHash{})
+		if c.Key.Hash != keyOf(r, fmt.Sprint(i)).Hash {
+			t.Fatalf("%d was not the next victim", i)
+		}
+		mustMerge(t, r, c)
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
+	"time"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/kvadapter"
@@ -16,16 +16,21 @@ import (
 //
 //	1   recordFormat
 //	    records: 1 key length, 1 to maxKey; 8 stored; 4 value length;
-//	             key; value; 4 CRC-32C of everything before
+//	             key; value; 4 CRC-32C of everything before but checksums
 //	1   0: the end
 //	8   count of all records
-//	4   CRC-32C of everything before
+//	4   CRC-32C of everything before but checksums
 //
-// Every record has a checksum because it is put before the next is read. The
-// hash is not sent: it follows from the text, so it cannot be wrong.
+// Every record has a checksum because it is put before the next is read; and as it
+// covers all that came before, records that are lost, repeated or exchanged are noticed
+// at the next one. The hash is not sent: it follows from the text, so it cannot be wrong.
+//
+// States on disk may have format 1, whose checksums are of everything before: such a
+// one is that of its own record alone.
 const (
-	recordFormat = 1
-	recordBuffer = 64 << 10
+	recordFormat    = 2
+	recordFormatOwn = 1
+	recordBuffer    = 64 << 10
 )
 
 // Export writes the bytes there are, for [Replica.Import], key by key while the
@@ -98,7 +103,7 @@ func (r *Replica) export(ctx context.Context, w io.Writer, list func(each func(t
 			failed = out.write(it.Value)
 		}
 		if failed == nil {
-			failed = out.write(le.AppendUint32(head[:0], out.crc))
+			failed = out.sum()
 		}
 		if len(it.Value) < kvadapter.Large {
 			value = it.Value
@@ -112,9 +117,7 @@ func (r *Replica) export(ctx context.Context, w io.Writer, list func(each func(t
 	if err != nil {
 		return err
 	}
-	head = le.AppendUint64(append(head[:0], 0), n)
-	head = le.AppendUint32(head, crc32.Update(out.crc, castagnoli, head))
-	if err := out.write(head); err != nil {
+	if err := errors.Join(out.write(le.AppendUint64(append(head[:0], 0), n)), out.sum()); err != nil {
 		return err
 	}
 	return buffer.Flush()
@@ -145,7 +148,9 @@ func (r *Replica) eachStaged(fn func(text []byte) bool) bool {
 // Import reads what [Replica.Export] wrote and keeps, as Restore does, those
 // bytes that the index names by then and the backend does not have; n is their
 // number. It may be called while the replica is used. A record that the backend
-// refuses as too large is passed over: a read will find it missing. What was
+// refuses as too large is passed over: a read will find it missing. So is one for which
+// a store outside this process has no room, which may have some for others; but a
+// durable store is waited for until it has, as all of them are to be there. What was
 // kept before an error stays, and is right.
 //
 // rd is read ahead, save for a [bufio.Reader] of at least 64 KiB, which is left
@@ -164,9 +169,10 @@ func (r *Replica) Import(ctx context.Context, rd io.Reader) (n int64, err error)
 	if err := src.read(head[:1]); err != nil {
 		return 0, err
 	}
-	if head[0] != recordFormat {
+	if head[0] != recordFormat && head[0] != recordFormatOwn {
 		return 0, fmt.Errorf("%w: format %d, this version knows %d", ErrCorrupt, head[0], recordFormat)
 	}
+	src.own = head[0] == recordFormatOwn
 	for read := uint64(0); ; read++ {
 		if ctx.Err() != nil {
 			return n, context.Cause(ctx)
@@ -219,7 +225,16 @@ func (r *Replica) Import(ctx context.Context, rd io.Reader) (n int64, err error)
 			continue
 		}
 		kept, err := r.restore(ctx, key, stored, value)
-		if err != nil && !errors.Is(err, kvadapter.ErrTooLarge) {
+		for errors.Is(err, kvadapter.ErrFull) && r.Durable() {
+			select {
+			case <-time.After(roomRetry):
+				kept, err = r.restore(ctx, key, stored, value)
+			case <-ctx.Done():
+				return n, context.Cause(ctx)
+			}
+		}
+		full := r.memory == nil && errors.Is(err, kvadapter.ErrFull)
+		if err != nil && !full && !errors.Is(err, kvadapter.ErrTooLarge) {
 			return n, err
 		}
 		if kept && err == nil {

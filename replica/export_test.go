@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/attunekv/attune"
@@ -280,6 +282,14 @@ func TestImportFails(t *testing.T) {
 	if n, err := b.Import(context.Background(), bytes.NewReader(stream)); n != 0 || !errors.Is(err, kvadapter.ErrFull) {
 		t.Errorf("full: %d, %v", n, err)
 	}
+	// A store outside this process that has no room for one may have some for another.
+	some := &remote{store: newStore()}
+	some.refuse = kvadapter.ErrFull
+	c := Open(Options{Backend: some})
+	mustInstall(t, c, snapshot(t, a))
+	if n, err := c.Import(context.Background(), bytes.NewReader(stream)); n != 0 || err != nil {
+		t.Errorf("full, elsewhere: %d, %v", n, err)
+	}
 	late := errors.New("late")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(late)
@@ -402,32 +412,107 @@ func TestExportDoesNotAllocatePerRecord(t *testing.T) {
 	}
 }
 
+// cutRecords divides a stream: what comes before the records, each of them without its
+// checksum, and what comes behind, without it.
+func cutRecords(b []byte) (head []byte, recs [][]byte, end []byte) {
+	head, b = b[:min(1, len(b))], b[min(1, len(b)):]
+	for len(b) >= 13 && b[0] != 0 {
+		n := 13 + int(b[0]) + int(le.Uint32(b[9:]))
+		if n+4 > len(b) {
+			break
+		}
+		recs, b = append(recs, b[:n]), b[n+4:]
+	}
+	if len(b) >= 13 && b[0] == 0 {
+		b = b[:9]
+	}
+	return head, recs, b
+}
+
+// joinRecords is the reverse, with all sums and the count right.
+func joinRecords(head []byte, recs [][]byte, end []byte) []byte {
+	var out bytes.Buffer
+	w := sumWriter{w: &out}
+	own := len(head) == 1 && head[0] == recordFormatOwn
+	add := func(b []byte) {
+		_ = w.write(b)
+		sum := w.crc
+		_ = w.sum()
+		if own {
+			w.crc = crc32.Update(sum, castagnoli, le.AppendUint32(nil, sum))
+		}
+	}
+	_ = w.write(head)
+	for _, rec := range recs {
+		add(rec)
+	}
+	if len(end) == 9 {
+		end = le.AppendUint64([]byte{0}, uint64(len(recs)))
+		add(end)
+	} else {
+		out.Write(end)
+	}
+	return out.Bytes()
+}
+
 // records is a stream as it would be if all its sums were right: of damaged
 // records that is what gets furthest.
-func records(b []byte) []byte {
-	b = bytes.Clone(b)
-	fix := func(end int) bool {
-		if end+4 > len(b) {
-			return false
-		}
-		copy(b[:end+4], summed(b[:end+4]))
-		return true
+func records(b []byte) []byte { return joinRecords(cutRecords(b)) }
+
+// raw is the records of a stream with the sums that they have.
+func raw(b []byte) (recs [][]byte) {
+	at := 1
+	_, all, _ := cutRecords(b)
+	for _, rec := range all {
+		recs = append(recs, b[at:at+len(rec)+4])
+		at += len(rec) + 4
 	}
-	for at := 1; at < len(b); {
-		if b[at] == 0 {
-			fix(at + 9)
-			break
-		}
-		if at+13 > len(b) {
-			break
-		}
-		end := at + 13 + int(b[at]) + int(le.Uint32(b[at+9:]))
-		if !fix(end) {
-			break
-		}
-		at = end + 4
+	return recs
+}
+
+// TestImportNoticesRecordsThatAreNotInTheirPlace, at the record after them, though
+// their own bytes and their number are right.
+func TestImportNoticesRecordsThatAreNotInTheirPlace(t *testing.T) {
+	a := Open(Options{Backend: newMemory()})
+	for i := range 20 {
+		mustApply(t, a, put(keyOf(a, fmt.Sprint("key", i)), attune.Version(i+1), fmt.Sprint("value", i)))
 	}
-	return b
+	index, stream := snapshot(t, a), export(t, a)
+	if whole := records(stream); !bytes.Equal(whole, stream) {
+		t.Fatal("the test cannot read what Export writes")
+	}
+	for what, change := range map[string]func(recs [][]byte) [][]byte{
+		"one is lost and another there twice": func(recs [][]byte) [][]byte { recs[5] = recs[6]; return recs },
+		"two are exchanged":                   func(recs [][]byte) [][]byte { recs[5], recs[9] = recs[9], recs[5]; return recs },
+		"the last two are exchanged":          func(recs [][]byte) [][]byte { recs[18], recs[19] = recs[19], recs[18]; return recs },
+		"one is lost":                         func(recs [][]byte) [][]byte { return slices.Delete(recs, 5, 6) },
+		"the last is lost":                    func(recs [][]byte) [][]byte { return recs[:19] },
+	} {
+		recs := change(raw(stream))
+		bad := slices.Concat(stream[:1], slices.Concat(recs...))
+		bad = le.AppendUint64(append(bad, 0), uint64(len(recs)))
+		bad = append(bad, stream[len(stream)-4:]...)
+		b := Open(Options{Backend: newMemory()})
+		mustInstall(t, b, index)
+		if _, err := b.Import(context.Background(), bytes.NewReader(bad)); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestImportReadsFormat1, which states on disk may have.
+func TestImportReadsFormat1(t *testing.T) {
+	a := Open(Options{Backend: newMemory()})
+	for i := range 20 {
+		mustApply(t, a, put(keyOf(a, fmt.Sprint("key", i)), attune.Version(i+1), fmt.Sprint("value", i)))
+	}
+	_, recs, end := cutRecords(export(t, a))
+	old := joinRecords([]byte{recordFormatOwn}, recs, end)
+	b := Open(Options{Backend: newMemory()})
+	mustInstall(t, b, snapshot(t, a))
+	if n, err := b.Import(context.Background(), bytes.NewReader(old)); n != 20 || err != nil {
+		t.Errorf("%d of 20 records: %v", n, err)
+	}
 }
 
 func FuzzImport(f *testing.F) {

@@ -163,6 +163,7 @@ type remote struct {
 	*store
 	delay    time.Duration // at most, per call
 	failOnce float64       // probability
+	refuse   error         // of Put
 
 	gets, multis atomic.Int64 // calls
 }
@@ -188,6 +189,9 @@ func (f *remote) Get(ctx context.Context, key attune.Key, buf []byte) (kvadapter
 }
 
 func (f *remote) Put(ctx context.Context, key attune.Key, rec kvadapter.Record) error {
+	if f.refuse != nil {
+		return f.refuse
+	}
 	err, happens := f.call()
 	if happens {
 		_ = f.store.Put(ctx, key, rec)

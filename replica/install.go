@@ -96,6 +96,7 @@ type sumWriter struct {
 	w   io.Writer
 	n   int64
 	crc uint32
+	buf [4]byte // as sumReader.sum
 }
 
 func (s *sumWriter) write(b []byte) error {
@@ -105,9 +106,19 @@ func (s *sumWriter) write(b []byte) error {
 	return err
 }
 
+// sum writes the checksum. It is no part of the next one, as the checksum of anything
+// with its own checksum behind it is always the same.
+func (s *sumWriter) sum() error {
+	le.PutUint32(s.buf[:], s.crc)
+	n, err := s.w.Write(s.buf[:])
+	s.n += int64(n)
+	return err
+}
+
 type sumReader struct {
 	r   io.Reader
 	crc uint32
+	own bool    // checksums are part of the next: see recordFormatOwn
 	sum [4]byte // here, for a slice of it on the stack would be one of the heap
 }
 
@@ -128,6 +139,9 @@ func (s *sumReader) check() error {
 	want := s.crc
 	if err := s.read(s.sum[:]); err != nil {
 		return err
+	}
+	if !s.own {
+		s.crc = want
 	}
 	if got := le.Uint32(s.sum[:]); got != want {
 		return fmt.Errorf("%w: checksum %08x, want %08x", ErrCorrupt, got, want)

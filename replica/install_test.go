@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"testing"
+
 	"testing/iotest"
 
 	"github.com/attunekv/attune"
@@ -387,4 +388,94 @@ func BenchmarkApplyUnderCut(b *testing.B) {
 		}
 	}
 	cut.Close()
+}
+
+// Dead entries go along with the index, freed bytes are of one replica only.
+func TestInstallOfTombstones(t *testing.T) {
+	r := gossiping(newMemory())
+	for i := range 3000 {
+		text := fmt.Sprint(i)
+		c := *put(keyOf(r, text), at(10, i), "value")
+		c.Item.Expires = since2020(int64(20 + i%2))
+		mustMerge(t, r, c)
+		switch i % 8 {
+		case 0:
+			mustMerge(t, r, deletion(r, text, at(11, i)))
+		case 1:
+			mustMerge(t, r, lost(r, text, at(10, i)))
+		}
+	}
+	before := snapshot(t, r)
+	cut, err := r.Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Free(since2020(20), 1<<20)
+	var whileOpen bytes.Buffer
+	if _, err := cut.WriteTo(&whileOpen); err != nil {
+		t.Fatal(err)
+	}
+	cut.Close()
+	if !bytes.Equal(before, whileOpen.Bytes()) || !bytes.Equal(before, snapshot(t, r)) {
+		t.Error("what was freed is in the cut")
+	}
+	mem := newMemory()
+	peer := gossiping(mem)
+	mustMerge(t, peer, *put(keyOf(peer, "0"), at(10, 0), "value"))
+	mustInstall(t, peer, before)
+	if peer.Digest() != r.Digest() || peer.Len() != 3000*3/4 || len(mem.recs) != 0 {
+		t.Errorf("%d items, %d records", peer.Len(), len(mem.recs))
+	}
+	mustMiss(t, peer, keyOf(peer, "0"))
+
+	plain := Open(Options{Backend: newMemory()})
+	if err := plain.Install(bytes.NewReader(before)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a replica without tombstones took them: %v", err)
+	}
+	grave := entry{hash: attune.KeyHash{1, 2}}
+	grave.bury(MarkOf(9, true))
+	mustInstall(t, peer, index(5, grave))
+	for name, change := range map[string]func(e *entry){
+		"version":    func(e *entry) { e.version = 0 },
+		"stored":     func(e *entry) { e.stored = 9 },
+		"cas":        func(e *entry) { e.cas = 1 },
+		"flags":      func(e *entry) { e.flags = 2 },
+		"size":       func(e *entry) { e.size = 1 },
+		"expires":    func(e *entry) { e.meta |= 5 << timeShift },
+		"key length": func(e *entry) { e.meta |= 5 << keyShift },
+		"fetched":    func(e *entry) { e.meta |= metaFetched },
+		"stale":      func(e *entry) { e.meta |= metaStale },
+	} {
+		e := grave
+		change(&e)
+		if err := peer.Install(bytes.NewReader(index(5, e))); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s of a dead entry: %v", name, err)
+		}
+	}
+}
+
+func FuzzInstallOfTombstones(f *testing.F) {
+	r := gossiping(newMemory())
+	mustMerge(f, r, whole(r, "live", at(10, 0), at(9, 0)))
+	mustMerge(f, r, deletion(r, "deleted", at(10, 1)))
+	mustMerge(f, r, lost(r, "evicted", at(10, 2)))
+	f.Add(snapshot(f, r))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		if len(stream) < 4 {
+			return
+		}
+		r := gossiping(newMemory())
+		if err := r.Install(bytes.NewReader(summed(stream))); err != nil {
+			if r.Stats().Tombstones != 0 || r.Len() != 0 {
+				t.Fatal("a failed Install left something:", err)
+			}
+			return
+		}
+		audit(t, r)
+		again := gossiping(newMemory())
+		mustInstall(t, again, snapshot(t, r))
+		if !maps.Equal(dump(again), dump(r)) || again.Digest() != r.Digest() {
+			t.Fatal("written out and installed again it is another index")
+		}
+	})
 }

@@ -90,6 +90,7 @@ type Replica struct {
 
 	collected atomic.Uint64 // the cut: what is not above it and not here is dead
 	freed     atomic.Uint64 // the latest moment Free was told, an entry's time
+	passed    atomic.Uint64 // what Passed told; 0 nothing
 
 	watches atomic.Pointer[[]*Watch] // nil while nobody watches
 
@@ -144,6 +145,18 @@ func (r *Replica) segment(h attune.KeyHash) *segment { return &r.segs[h[0]>>56] 
 // What a client is told never depends on it.
 func (r *Replica) now() uint64 {
 	return since(r.began + time.Since(r.start).Milliseconds())
+}
+
+// Passed tells how late it is, in unix milliseconds, where items expire by another clock
+// than this machine's: else one that has expired would count as evicted.
+func (r *Replica) Passed(now int64) { r.passed.Store(since(now)) }
+
+// expired reports whether e has expired, for statistics: by what Passed told, or at now.
+func (r *Replica) expired(e *entry, now uint64) bool {
+	if told := r.passed.Load(); told != 0 {
+		now = told
+	}
+	return e.expired(now)
 }
 
 // lookup finds a key's entry, unless it is dead or a flush killed it.

@@ -31,6 +31,8 @@ const (
 	saveBytes = 64 << 10
 	// touchCost is about what a hash in a part's set takes, in bytes.
 	touchCost = 40
+	// lostMost is how many items without their bytes are noted.
+	lostMost = 1 << 16
 )
 
 // Save is all items as they were at one moment, bytes included, to be taken while
@@ -62,6 +64,7 @@ type Save struct {
 
 	mu    sync.Mutex // guards the rest; taken under the lock of a segment
 	aside []saved
+	lost  map[attune.KeyHash]attune.Item // items whose bytes are not here, some of them
 	err   error
 }
 
@@ -143,7 +146,7 @@ func (sv *Save) end(i int) {
 
 // Missing is how many items were there at the moment, and not given to fn: nobody
 // has brought their bytes to this replica yet, or the store has lost them. It is to
-// be asked when Each has returned.
+// be asked when Each has returned, and again when some of them were fetched.
 func (sv *Save) Missing() int64 { return max(sv.indexed-sv.over.Load()-sv.given, 0) }
 
 // Each calls fn for every item of the moment that has its bytes here, in no order.
@@ -165,6 +168,59 @@ func (sv *Save) Each(ctx context.Context, fn func(key []byte, it attune.Item) er
 		err = sv.giveAside(give)
 	}
 	return err
+}
+
+// Lacking returns those of keys whose item of the moment was not given to fn, as its
+// bytes are not here, and these items without them: who can get the bytes elsewhere, of
+// Stored, gives them to [Save.Give]. Each has returned. Errors: the backend's.
+func (sv *Save) Lacking(ctx context.Context, keys []attune.Key) (lacking []attune.Key, items []attune.Item, err error) {
+	for _, key := range keys {
+		sv.mu.Lock()
+		it, lost := sv.lost[key.Hash]
+		sv.mu.Unlock()
+		if !lost && sv.loader == nil {
+			if it, lost = sv.wanted(key.Hash); lost {
+				rec, err := sv.replica.backend.Get(ctx, key, nil)
+				if err != nil && !errors.Is(err, kvadapter.ErrNotFound) {
+					return lacking, items, err
+				}
+				lost = err != nil || !sv.replica.wrote(&it, &rec)
+			}
+		}
+		if lost {
+			lacking, items = append(lacking, key), append(items, it)
+		}
+	}
+	return lacking, items, nil
+}
+
+// Give calls fn with an item of [Save.Lacking], as Each would have, once it has its
+// bytes. Errors: fn's.
+func (sv *Save) Give(key attune.Key, it attune.Item, fn func(key []byte, it attune.Item) error) error {
+	s := sv.replica.segment(key.Hash)
+	s.mu.Lock()
+	if s.part != nil && s.part.save == sv {
+		s.part.touch(key.Hash)
+		delete(s.part.owed, key.Hash)
+	}
+	s.mu.Unlock()
+	sv.mu.Lock()
+	delete(sv.lost, key.Hash)
+	sv.mu.Unlock()
+	sv.given++
+	return fn(key.Text, it)
+}
+
+// lose notes an item whose bytes were looked for, and are not here.
+func (sv *Save) lose(h attune.KeyHash, it attune.Item) {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	if sv.lost == nil {
+		sv.lost = make(map[attune.KeyHash]attune.Item)
+	}
+	if len(sv.lost) < lostMost {
+		sv.lost[h] = it
+	}
 }
 
 // giveAside gives out what had to be put aside.
@@ -227,10 +283,12 @@ func (sv *Save) take(i int, batch *[saveItems]saved) (n int, more bool) {
 			continue
 		}
 		b := &batch[n]
-		if sv.load(e, b) {
-			size += len(b.text) + len(b.item.Value)
-			n++
+		if !sv.load(e, b) {
+			sv.lose(e.hash, e.full())
+			continue
 		}
+		size += len(b.text) + len(b.item.Value)
+		n++
 	}
 	return n, p.pos > 0
 }
@@ -373,6 +431,7 @@ func (p *part) leave(s *segment, e *entry) {
 	switch {
 	case sv.loader != nil:
 		if !sv.load(e, &aside) {
+			sv.lose(e.hash, e.full())
 			return
 		}
 	default:
@@ -455,6 +514,8 @@ func (sv *Save) rescued(s *segment, key attune.Key, it attune.Item, rec kvadapte
 	if sv.replica.wrote(&it, &rec) {
 		it.Value = notNil(rec.Value)
 		sv.put(saved{text: key.Text, item: it})
+	} else {
+		sv.lose(key.Hash, it)
 	}
 	delete(s.part.owed, key.Hash)
 }

@@ -355,5 +355,27 @@ func TestSaveTellsWhatIsMissing(t *testing.T) {
 		if n != 9 || sv.Missing() != 1 {
 			t.Errorf("%d saved, %d missing, of 10 of which one is lost", n, sv.Missing())
 		}
+		// Who finds it elsewhere gives it, as it was at the moment.
+		lost := keyOf(m.r, m.keys[3])
+		was := m.r.Peek(lost, false)
+		m.set(m.keys[3])
+		m.set(m.keys[4])
+		var keys []attune.Key
+		for _, text := range append(m.keys, "a stranger's") {
+			keys = append(keys, keyOf(m.r, text))
+		}
+		lacking, items, err := sv.Lacking(t.Context(), keys)
+		if err != nil || len(lacking) != 1 || lacking[0].Hash != lost.Hash || items[0].Stored != was.Stored || items[0].Size != was.Size {
+			t.Fatalf("lacking %v, %+v, %v; want %+v", lacking, items, err, was)
+		}
+		items[0].Value = []byte("found")
+		given := ""
+		err = sv.Give(lacking[0], items[0], func(key []byte, it attune.Item) error { given = string(key) + string(it.Value); return nil })
+		if err != nil || given != m.keys[3]+"found" || sv.Missing() != 0 {
+			t.Errorf("given %q, %v; %d missing", given, err, sv.Missing())
+		}
+		if again, _, err := sv.Lacking(t.Context(), keys); len(again) != 0 || err != nil {
+			t.Errorf("lacking %v, %v, though all were given", again, err)
+		}
 	})
 }

@@ -1,5 +1,7 @@
 package replica
 
+import "github.com/attunekv/attune/kvadapter"
+
 // counters are a segment's part of Stats, under its lock.
 type counters struct {
 	bytes   int64 // of keys and values
@@ -50,6 +52,7 @@ type Stats struct {
 	ExpiredUnfetched int64 // of these, never read
 	Gone             int64 // reads that found the index entry and not its bytes
 	Strange          int64 // of these, the backend had others, with another stamp or size
+	Damages          int64 // times that the backend gave up what was damaged of it
 
 	HotHits    int64 // reads whose bytes were among the hot
 	HotMisses  int64 // reads whose bytes had to be fetched
@@ -59,6 +62,9 @@ type Stats struct {
 // Stats adds up the figures. They are not of one moment.
 func (r *Replica) Stats() Stats {
 	st := Stats{Items: r.items.Load(), Tombstones: r.bare.Load(), IndexBytes: r.index.Load(), UsedBytes: r.usage(), Limit: r.limit.Load()}
+	if m, ok := r.backend.(kvadapter.Mender); ok {
+		st.Damages = m.Damages()
+	}
 	st.HotBytes, st.HotEvicted = r.hot.Load().size(), r.hot.Load().evictions()
 	for i := range r.segs {
 		s := &r.segs[i]
@@ -99,6 +105,7 @@ func (st *Stats) Add(o Stats) {
 	st.ExpiredUnfetched += o.ExpiredUnfetched
 	st.Gone += o.Gone
 	st.Strange += o.Strange
+	st.Damages += o.Damages
 	st.HotBytes += o.HotBytes
 	st.HotHits += o.HotHits
 	st.HotMisses += o.HotMisses

@@ -147,7 +147,7 @@ func (r *Replica) tellRemoval(ws *[]*Watch, e *entry) {
 	if x := e.expires(); x != 0 {
 		ev.Expires = int64(x) + epoch
 	}
-	if e.expired(now) {
+	if r.expired(e, now) {
 		ev.Verb = VerbExpire
 	}
 	tell(ws, ev)

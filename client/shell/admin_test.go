@@ -20,8 +20,8 @@ const explained = `{"key": "user:7", "level": "causal", "controller": "n1", "sha
  {"controller": "n3", "error": "failed: the others \u001b[2J cannot reach it", "size": 0, "flags": 0}],
 "get": "%s", "why": "version 911854549826798484 is here"}`
 
-// admin runs a command against an admin address that answers with handler.
-func admin(t *testing.T, handler http.HandlerFunc, args string) result {
+// adminOf runs a command against an admin address that answers with handler.
+func adminOf(t *testing.T, handler http.HandlerFunc, args string) result {
 	t.Helper()
 	s := httptest.NewServer(handler)
 	defer s.Close()
@@ -50,7 +50,7 @@ func TestExplainIsShown(t *testing.T) {
 			fmt.Fprintf(w, explained, get)
 		}
 	}
-	want(t, admin(t, answer("hit"), "explain|user:7"), ExitOK, `user:7: level causal, shard 1 of 1, home n2
+	want(t, adminOf(t, answer("hit"), "explain|user:7"), ExitOK, `user:7: level causal, shard 1 of 1, home n2
 a get at n1: hit: version 911854549826798484 is here
 
 CONTROLLER   STATE     VERSION              CHANGED                    SIZE   FLAGS   TTL     BYTES
@@ -58,12 +58,12 @@ n1           present   911854549826798484   2026-11-21T19:20:00.123Z   5      7 
 n2           deleted   911854549826798483   2026-11-21T19:20:00.122Z   -      -       -       -
 n3           "unknown: failed: the others \x1b[2J cannot reach it"
 `, "")
-	got := admin(t, answer("miss"), "explain|user:7|--json")
+	got := adminOf(t, answer("miss"), "explain|user:7|--json")
 	want(t, got, ExitNo, fmt.Sprintf(explained, "miss"), "")
-	want(t, admin(t, answer("hit"), "explain|k"), ExitError, "", "/explain?key=k")
-	want(t, admin(t, answer("hit"), "explain"), ExitUsage, "", "usage: explain KEY [--json]")
-	want(t, admin(t, http.NotFound, "explain|k"), ExitError, "", "older release")
-	want(t, admin(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "explain|k"), ExitError, "", "cannot be read")
+	want(t, adminOf(t, answer("hit"), "explain|k"), ExitError, "", "/explain?key=k")
+	want(t, adminOf(t, answer("hit"), "explain"), ExitUsage, "", "usage: explain KEY [--json]")
+	want(t, adminOf(t, http.NotFound, "explain|k"), ExitError, "", "older release")
+	want(t, adminOf(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "explain|k"), ExitError, "", "cannot be read")
 }
 
 func TestWatchIsShown(t *testing.T) {
@@ -79,12 +79,12 @@ func TestWatchIsShown(t *testing.T) {
 		}
 		io.WriteString(w, events)
 	}
-	want(t, admin(t, answer, "watch|user:"), ExitError, `19:20:00.123 set    user:7  size 5  ttl 1m40s  version 12  by n2
+	want(t, adminOf(t, answer, "watch|user:"), ExitError, `19:20:00.123 set    user:7  size 5  ttl 1m40s  version 12  by n2
 -- 3 events lost: they came faster than they were read
 19:20:01.000 delete "\xff\x00"  version 13
 19:20:01.001 flush  -  version 14
 `, "ended the stream")
-	got := admin(t, answer, "watch|user:|--json")
+	got := adminOf(t, answer, "watch|user:|--json")
 	lines := strings.Split(strings.TrimSpace(got.out), "\n")
 	if len(lines) != 4 || lines[1] != `{"lost":3}` {
 		t.Errorf("%q", got.out)
@@ -107,7 +107,7 @@ func TestTraceIsShown(t *testing.T) {
 			return
 		}
 		json.NewEncoder(w).Encode(map[string]any{
-			"controller": "n2", "level": "sequential", "reply": reply, "not_measured": "what n1 does",
+			"controller": "n2", "level": "sequential", "reply": reply, "not_measured": "what n1 does", "trace_id": "ab12",
 			"steps": []map[string]any{{"at_us": 12, "step": "sent to n1, which leads"}, {"at_us": 150, "step": "answered"}},
 		})
 	}
@@ -117,37 +117,17 @@ US    TOOK   STEP
 12    12     sent to n1, which leads
 150   138    answered
 not measured: what n1 does
+at the collector, this is trace ab12
 `
-	want(t, admin(t, answer, "trace|set|k|v|--ttl|60|--flags=7"), ExitOK, "STORED\n"+steps, "")
-	want(t, admin(t, answer, "trace|get|k"), ExitNo, steps, "NOT_FOUND k")
-	want(t, admin(t, answer, "trace|mg|k|v"), ExitOK, "VA 1\nv\n"+steps, "")
-	if got := admin(t, answer, "trace|set|k|v|--json|--ttl|60|--flags=7"); got.code != ExitOK || !json.Valid([]byte(got.out)) || got.err != "" {
+	want(t, adminOf(t, answer, "trace|set|k|v|--ttl|60|--flags=7"), ExitOK, "STORED\n"+steps, "")
+	want(t, adminOf(t, answer, "trace|get|k"), ExitNo, steps, "NOT_FOUND k")
+	want(t, adminOf(t, answer, "trace|mg|k|v"), ExitOK, "VA 1\nv\n"+steps, "")
+	if got := adminOf(t, answer, "trace|set|k|v|--json|--ttl|60|--flags=7"); got.code != ExitOK || !json.Valid([]byte(got.out)) || got.err != "" {
 		t.Errorf("%+v", got)
 	}
-	want(t, admin(t, answer, "trace|set|k|other"), ExitError, "", "/trace")
-	want(t, admin(t, answer, "trace|watch|k"), ExitUsage, "", "cannot be traced")
-	want(t, admin(t, answer, "trace|get"), ExitUsage, "", "usage: get KEY...")
-}
-
-func TestReach(t *testing.T) {
-	for _, c := range []struct{ addr, server, want string }{
-		{"10.0.0.1:9090", "10.0.0.1:8000", "10.0.0.1:9090"},
-		{"admin.example:9090", "10.0.0.1:8000", "admin.example:9090"},
-		{"127.0.0.1:9090", "127.0.0.1:8000", "127.0.0.1:9090"},
-		{"127.0.0.1:9090", "localhost:8000", "127.0.0.1:9090"},
-		{"127.0.0.1:9090", "unix:/run/a.sock", "127.0.0.1:9090"},
-		{"127.0.0.1:9090", "10.0.0.1:8000", ""},
-		{"[::1]:9090", "n1.example:8000", ""},
-		{"[::]:9090", "10.0.0.1:8000", "10.0.0.1:9090"},
-		{":9090", "n1.example:8000", "n1.example:9090"},
-		{"0.0.0.0:9090", "/run/a.sock", "127.0.0.1:9090"},
-		{"unix:/run/admin.sock", "10.0.0.1:8000", "unix:/run/admin.sock"},
-		{"nonsense", "10.0.0.1:8000", ""},
-	} {
-		if got, err := reach(c.addr, c.server, "n1"); got != c.want || (err == nil) != (c.want != "") {
-			t.Errorf("%s at %s: %q, %v, want %q", c.addr, c.server, got, err, c.want)
-		}
-	}
+	want(t, adminOf(t, answer, "trace|set|k|other"), ExitError, "", "/trace")
+	want(t, adminOf(t, answer, "trace|watch|k"), ExitUsage, "", "cannot be traced")
+	want(t, adminOf(t, answer, "trace|get"), ExitUsage, "", "usage: get KEY...")
 }
 
 func FuzzReadEvents(f *testing.F) {

@@ -7,8 +7,8 @@
 //   - words.go tells words apart: quotes, escapes.
 //   - shell.go runs a command and tells how it went: a value, a "no", an error,
 //     an exit code.
-//   - admin.go asks the HTTP side of a controller, for explain.go, watch.go and
-//     trace.go.
+//   - admin.go finds the HTTP side of the controller, for explain.go, watch.go and
+//     trace.go; operate.go hands the commands of an operator to whoever has them.
 //   - interactive.go is what a terminal needs besides: line editing, history,
 //     Ctrl-C.
 //

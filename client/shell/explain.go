@@ -2,7 +2,6 @@ package shell
 
 import (
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"text/tabwriter"
@@ -33,8 +32,14 @@ func (sh *shell) explain(in input) error {
 	if err != nil {
 		return err
 	}
+	at, err := sh.admin()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := sh.patient()
+	defer cancel()
 	var x explanation
-	raw, err := sh.askJSON(http.MethodGet, "/explain", url.Values{"key": keys}, nil, &x)
+	raw, err := at.GetJSON(ctx, "/explain", url.Values{"key": keys}, &x)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package shell
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -37,9 +38,20 @@ type Options struct {
 	Timeout time.Duration // of each network step; 0 is client.DefaultTimeout
 	Raw     bool          // print values as they are, nothing added
 	Admin   string        // the controller's admin address; empty: it is asked for it
-	In      io.Reader     // commands, or the value "-" of a single command
-	Out     io.Writer     // answers
-	Err     io.Writer     // refusals and errors
+	Token   string        // file with the admin token; empty: none is needed
+	// Operate runs an operator's command, such as show, for the controller that is talked
+	// to. Its errors are an exit code as [Misused] and [ErrNo] say. Without it there are
+	// no such commands.
+	Operate func(ctx context.Context, at Target, args []string, out, err io.Writer) error
+	In      io.Reader // commands, or the value "-" of a single command
+	Out     io.Writer // answers
+	Err     io.Writer // refusals and errors
+}
+
+// Target is the controller that a command is for.
+type Target struct {
+	Server string                 // where clients reach it
+	Admin  func() (string, error) // finds its admin address
 }
 
 // Run executes the command in args, or without args the commands that In holds,
@@ -48,9 +60,10 @@ type Options struct {
 // no, and its code is the worst of its lines'; an interactive session's is 0
 // unless the terminal failed or ctx ended.
 func Run(ctx context.Context, o Options, args []string) int {
-	sh := &shell{client: client.New(o.Servers...), raw: o.Raw, adminAddr: o.Admin, ctx: ctx}
+	sh := &shell{client: client.New(o.Servers...), raw: o.Raw, adminAddr: o.Admin, tokenFile: o.Token, operator: o.Operate, plain: o.Out, ctx: ctx}
 	sh.out, sh.colourOut = bufio.NewWriter(o.Out), colours(o.Out)
 	sh.err, sh.colourErr = o.Err, colours(o.Err)
+	sh.person = isTerminal(o.Out)
 	if o.Timeout > 0 {
 		sh.client.Timeout = o.Timeout
 	}
@@ -75,9 +88,12 @@ type shell struct {
 	out    *bufio.Writer
 	err    io.Writer
 
-	adminAddr string // empty: what the controller says
+	adminAddr, tokenFile string // as in Options
+	operator             func(ctx context.Context, at Target, args []string, out, err io.Writer) error
+	plain                io.Writer // what out writes to
 
 	colourOut, colourErr bool
+	person               bool // reads what is printed, as it is on a terminal
 
 	// ctx is that of the running command. Interactively it ends at Ctrl-C, and
 	// open holds the connections to be closed then, as gomemcache knows no
@@ -95,6 +111,12 @@ type (
 
 func (e no) Error() string         { return string(e) }
 func (e usageError) Error() string { return string(e) }
+
+// Misused is err as that of a command that is not valid.
+func Misused(err error) error { return usageError(err.Error()) }
+
+// ErrNo is a definite no that was told already.
+var ErrNo error = no("")
 
 // errQuit ends a session.
 var errQuit = errors.New("quit")
@@ -243,7 +265,7 @@ func (sh *shell) run(words []word) error {
 		return err
 	}
 	if len(in.args) < cmd.min || cmd.max >= 0 && len(in.args) > cmd.max {
-		return usageError(strings.TrimSpace("usage: " + cmd.name + " " + cmd.args))
+		return usageError(fmt.Sprintf("usage: %s: %s", strings.TrimSpace(cmd.name+" "+cmd.args), cmd.short))
 	}
 	return cmd.run(sh, in)
 }
@@ -298,17 +320,28 @@ func (sh *shell) say(text string, err error) error {
 	return err
 }
 
+// mostShown is the bytes that a person is shown of a value.
+const mostShown = 8 << 10
+
 // show prints a value: as text if it is, else as hexdump -C does, so that no
 // value can play tricks on a terminal.
 func (sh *shell) show(value []byte, raw bool) {
-	switch {
-	case raw:
+	if raw {
 		sh.out.Write(value)
-	case printable(value):
-		sh.out.Write(value)
+		return
+	}
+	shown, text := value, printable(value)
+	if sh.person && len(value) > mostShown {
+		shown = value[:mostShown]
+	}
+	if text {
+		sh.out.Write(bytes.ToValidUTF8(shown, nil)) // a cut may have parted a character
 		sh.out.WriteByte('\n')
-	default:
-		sh.out.WriteString(hex.Dump(value))
+	} else {
+		sh.out.WriteString(hex.Dump(shown))
+	}
+	if more := len(value) - len(shown); more > 0 {
+		sh.header("... and %d bytes more: --raw, or a pipe, has all", more)
 	}
 }
 

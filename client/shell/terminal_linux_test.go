@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,11 +125,20 @@ func TestTerminal(t *testing.T) {
 		return ""
 	})
 	prompt := f.Addr + "> "
+	large := filepath.Join(t.TempDir(), "large")
+	if err := os.WriteFile(large, bytes.Repeat([]byte{7}, 100_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	term := startTerminal(t, f.Addr)
 
 	term.expect(prompt)
 	term.send("set k 'first value'" + enter)
 	term.expect("STORED")
+	term.expect(prompt)
+	term.send("set big @" + large + enter)
+	term.expect("STORED")
+	term.send("get big" + enter)
+	term.expect("... and 91808 bytes more: --raw, or a pipe, has all")
 	term.expect(prompt)
 	term.send("ver" + tab + enter)
 	term.expect("1.6.0-fake")
@@ -164,7 +174,7 @@ func TestTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "set k 'first value'\nversion \nincr slow\nget k\nget k\n"; string(data) != want {
+	if want := "set k 'first value'\nset big @" + large + "\nget big\nversion \nincr slow\nget k\nget k\n"; string(data) != want {
 		t.Fatalf("history is %q, want %q", data, want)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"time"
 
 	"github.com/attunekv/attune/client"
@@ -21,7 +20,8 @@ type traced struct {
 		At   int64 `json:"at_us"`
 		Step string
 	}
-	Lacks string `json:"not_measured"`
+	Lacks   string `json:"not_measured"`
+	TraceID string `json:"trace_id"`
 }
 
 // trace runs a command by way of /trace, and shows the steps it took behind what it
@@ -29,6 +29,10 @@ type traced struct {
 func (sh *shell) trace(in input) error {
 	if cmd, ok := lookup(in.args[0].text); !ok || cmd.local {
 		return usageError(fmt.Sprintf("%s cannot be traced: a command of memcache can", clean(in.args[0].text)))
+	}
+	at, err := sh.admin()
+	if err != nil {
+		return err
 	}
 	var results []traced
 	var raws []json.RawMessage
@@ -40,15 +44,17 @@ func (sh *shell) trace(in input) error {
 	inner.client.Timeout = adminPatience
 	inner.client.DialContext = func(context.Context, string, string) (net.Conn, error) {
 		return &traceConn{post: func(request []byte) (reply []byte, err error) {
+			ctx, cancel := sh.patient()
+			defer cancel()
 			var t traced
-			raw, err := sh.askJSON(http.MethodPost, "/trace", nil, request, &t)
+			raw, err := at.Post(ctx, "/trace", request, &t)
 			if err == nil {
 				raws, results = append(raws, raw), append(results, t)
 			}
 			return []byte(t.Reply), err
 		}}, nil
 	}
-	err := inner.runWords(in.args)
+	err = inner.runWords(in.args)
 	inner.client.Close()
 	if in.json {
 		for _, raw := range raws {
@@ -67,6 +73,9 @@ func (sh *shell) trace(in input) error {
 		sh.table(rows)
 		if t.Lacks != "" {
 			fmt.Fprintf(sh.out, "not measured: %s\n", clean(t.Lacks))
+		}
+		if t.TraceID != "" {
+			fmt.Fprintf(sh.out, "at the collector, this is trace %s\n", clean(t.TraceID))
 		}
 	}
 	return err

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"time"
 )
@@ -35,11 +34,18 @@ func (sh *shell) watch(in input) error {
 	if len(in.args) > 0 {
 		query.Set("prefix", in.args[0].text)
 	}
-	stream, err := sh.ask(sh.ctx, http.MethodGet, "/watch", query, nil)
+	at, err := sh.admin()
+	if err != nil {
+		return err
+	}
+	stream, err := at.Get(sh.ctx, "/watch", query)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
+	if sh.person && !in.json {
+		sh.header("-- watching; Ctrl-C ends it")
+	}
 	err = readEvents(bufio.NewReaderSize(stream, maxEvent), func(data []byte) error {
 		if in.json {
 			sh.out.Write(data)

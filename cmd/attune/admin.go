@@ -2,41 +2,32 @@ package main
 
 import (
 	"context"
-	"errors"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"strings"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/attunekv/attune/client/admin"
 )
 
-// askAdmin sends a request to a controller's admin address, host:port or unix:/path,
-// and returns its answer, of whatever status: the caller closes the body. form may be
-// nil. A proxy that the environment names is for other traffic and not asked.
-func askAdmin(ctx context.Context, method, admin, path string, form url.Values) (*http.Response, error) {
-	network, address, host := "tcp", admin, admin
-	if socket, ok := strings.CutPrefix(admin, "unix:"); ok {
-		network, address, host = "unix", strings.TrimPrefix(socket, "//"), "attune"
-	}
-	if admin == "off" {
-		return nil, errors.New("the admin address is off, so there is nobody to ask; start the controller with --admin host:port")
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, strings.NewReader(form.Encode()))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	httpClient := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		},
-	}}
-	return httpClient.Do(req)
+// adminPatience is how long a controller may take to do what it is told.
+const adminPatience = 15 * time.Second
+
+// addAdmin adds the flags that say which controller is asked, and by whom.
+func addAdmin(fs *pflag.FlagSet, c *admin.Client, whose string) {
+	fs.StringVar(&c.Addr, "admin", orDefault(os.Getenv(envName("admin")), "127.0.0.1:9090"), "admin address "+whose+": host:port or unix:/path")
+	addToken(fs, &c.TokenFile)
 }
 
-// adminText is what a controller has to say in an answer that is not large.
-func adminText(resp *http.Response) (string, error) {
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	return strings.TrimSpace(string(raw)), err
+func addToken(fs *pflag.FlagSet, file *string) {
+	fs.StringVar(file, "admin-token-file", os.Getenv(envName("admin-token-file")), "file with the admin token, if the controllers have one")
+}
+
+// tell has a controller do something, and reads its answer into v, unless that is nil.
+func tell(ctx context.Context, c *admin.Client, path string, form url.Values, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, adminPatience)
+	defer cancel()
+	return c.Send(ctx, http.MethodPost, path, form, v)
 }

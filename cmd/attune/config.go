@@ -49,13 +49,15 @@ var allSettings = []setting{
 		func(s *settings, v string) error { s.Name = v; return nil }},
 	{"listen", "127.0.0.1:8000", "memcache addresses, comma-separated: host:port or unix:/path",
 		func(s *settings, v string) error { s.Listen = list(v); return nil }},
-	{"admin", "127.0.0.1:9090", "HTTP address of the web page (/), /api/cluster /api/node /healthz /readyz /metrics /loglevel /config /fault /recover /snapshot /explain /watch /trace /leader/transfer /leave; off for none",
+	{"admin", "127.0.0.1:9090", "HTTP address of the web page (/), /api/cluster /api/node /healthz /readyz /metrics /loglevel /config /fault /recover /snapshot /explain /watch /trace /leader/transfer /join /leave; off for none",
 		func(s *settings, v string) error {
 			if s.Admin = v; v == "off" {
 				s.Admin = ""
 			}
 			return nil
 		}},
+	{"admin-token-file", "", "file with a token that who changes something at the admin address must say, or reads keys or values there; none: nobody must",
+		func(s *settings, v string) error { s.AdminTokenFile = v; return nil }},
 	{"peer", "127.0.0.1:7400", "address for the other controllers of the cluster: replication and state transfer",
 		func(s *settings, v string) error { s.Peer = v; return nil }},
 	{"peer-advertise", "", "address the others reach --peer at, if that is another (NAT, containers)",
@@ -103,7 +105,7 @@ var allSettings = []setting{
 		}},
 	{"max-conns", "10000", "client connections allowed at a time",
 		func(s *settings, v string) (err error) { s.MaxConns, err = strconv.Atoi(v); return plain(err) }},
-	{"threads", "0", "event loops that serve connections; 0 is one per core",
+	{"threads", "0", "cores to use, and event loops that serve connections; 0 is all this process may have",
 		func(s *settings, v string) (err error) { s.Threads, err = strconv.Atoi(v); return plain(err) }},
 	{"idle-timeout", "0s", "close a connection on which nothing moved for this long; 0s never",
 		func(s *settings, v string) (err error) { s.IdleTimeout, err = duration(v); return }},
@@ -115,10 +117,19 @@ var allSettings = []setting{
 		func(s *settings, v string) (err error) { s.DisableFlush, err = boolean(v); return }},
 	{"enable-shutdown", "false", "let clients stop the controller with the shutdown command",
 		func(s *settings, v string) (err error) { s.EnableShutdown, err = boolean(v); return }},
-	{"enable-faults", "false", "let attune fault break the network of this controller for a time, to see what happens",
+	{"enable-faults", "false", "let attune fault break the network of this controller, or its clock, for a time, to see what happens",
 		func(s *settings, v string) (err error) { s.EnableFaults, err = boolean(v); return }},
 	{"pprof", "false", "serve /debug/pprof on the admin address",
 		func(s *settings, v string) (err error) { s.Pprof, err = boolean(v); return }},
+	{"trace-endpoint", "", "URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces, such as http://127.0.0.1:4318; none: off",
+		func(s *settings, v string) error { s.TraceEndpoint = v; return nil }},
+	{"trace-sample", "0.001", "fraction of commands that are traced at the controller which accepts them, 0 to 1",
+		func(s *settings, v string) (err error) {
+			if s.TraceSample, err = strconv.ParseFloat(v, 64); err != nil {
+				err = fmt.Errorf("want a fraction such as 0.001, have %q", v)
+			}
+			return err
+		}},
 	{"log-level", "info", "debug, info, warn or error; PUT level=debug to /loglevel changes it later",
 		func(s *settings, v string) (err error) {
 			s.logLevel, err = zapcore.ParseLevel(v)
@@ -135,6 +146,23 @@ var allSettings = []setting{
 			s.logFormat = v
 			return nil
 		}},
+	{"log-sample", "50:500", "first:every: of lines that say the same, the first so many of each second are written, then one in so many; errors always; off: all",
+		func(s *settings, v string) (err error) { s.LogSample, err = logSample(v); return }},
+}
+
+func logSample(v string) (s controller.LogSample, err error) {
+	if v == "off" {
+		return s, nil
+	}
+	first, every, _ := strings.Cut(v, ":")
+	s.First, err = strconv.Atoi(first)
+	if err == nil {
+		s.Every, err = strconv.Atoi(every)
+	}
+	if err != nil || s.First < 1 || s.Every < 0 {
+		err = fmt.Errorf("want first:every, such as 50:500, or off, have %q", v)
+	}
+	return s, err
 }
 
 func list(v string) []string {

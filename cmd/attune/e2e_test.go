@@ -31,7 +31,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestHelpOfEveryCommand(t *testing.T) {
-	for _, words := range [][]string{{"help"}, {"serve", "--help"}, {"cli", "--help"}, {"bench", "--help"}, {"ready", "--help"}, {"verify", "--help"}, {"fault", "--help"}, {"fault", "drop", "--help"}, {"version", "--help"}} {
+	for _, words := range [][]string{{"help"}, {"serve", "--help"}, {"cli", "--help"}, {"bench", "--help"}, {"ready", "--help"}, {"verify", "--help"}, {"fault", "--help"}, {"fault", "drop", "--help"}, {"join", "--help"}, {"leave", "--help"}, {"leader", "transfer", "--help"}, {"version", "--help"}} {
 		out, errs, code := run(t, "", words...)
 		if code != 0 || errs != "" || !strings.Contains(out, "Usage:") {
 			t.Errorf("attune %q: exit %d, %q, and no usage in\n%s", words, code, errs, out)
@@ -40,6 +40,15 @@ func TestHelpOfEveryCommand(t *testing.T) {
 }
 
 // What cannot start ends with status 2 and one line that says what to do.
+// TestThreads: the setting is how many cores the whole process uses.
+func TestThreads(t *testing.T) {
+	for _, threads := range []string{"1", "3"} {
+		if page := startServe(t, "--threads", threads).get(t, "/metrics"); !strings.Contains(page, "\ngo_sched_gomaxprocs_threads "+threads+"\n") {
+			t.Errorf("threads %s is not what it uses", threads)
+		}
+	}
+}
+
 func TestServeRefusals(t *testing.T) {
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

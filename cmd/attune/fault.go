@@ -1,23 +1,24 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/attunekv/attune/client/admin"
 )
 
-// newFaultCommand is `attune fault`: a network that fails on purpose.
+// newFaultCommand is `attune fault`: a network, or a clock, that fails on purpose.
 func newFaultCommand() *cobra.Command {
-	var admin string
+	var at admin.Client
 	cmd := &cobra.Command{
 		Use:   "fault",
-		Short: "Break the network of a controller, on purpose and for a time",
+		Short: "Break the network of a controller, or its clock, on purpose and for a time",
 		Long: `Fault has the controller at --admin lose or hold back what it and named others say
 to each other, in both directions, so telling one side is enough. It is to see what
 a cluster and its clients do then, and is refused unless the controller runs with
@@ -27,6 +28,7 @@ enable-faults=true.
   attune fault drop n2 30% --for 1m           this much of it is lost
   attune fault delay n2 100ms --for 1m        each way; 2s at most
   attune fault pause --for 10s                serves nobody, clients neither
+  attune fault clock behind 1h --for 1m       or ahead: its wall clock is off
   attune fault list
   attune fault clear
 
@@ -34,9 +36,9 @@ A fault ends by itself when its time, an hour at most, is up. While there is one
 attune show, stats attune and the metric attune_fault_active tell, and the log has
 its beginning and its end. /readyz answers as it would if nobody knew.`,
 	}
-	cmd.PersistentFlags().StringVar(&admin, "admin", "127.0.0.1:9090", "admin address of the controller")
+	addAdmin(cmd.PersistentFlags(), &at, "of the controller")
 	call := func(cmd *cobra.Command, method string, form url.Values) error {
-		return fault(cmd, admin, method, form)
+		return fault(cmd, &at, method, form)
 	}
 	inject := func(use, short string, args int, form func(args []string) url.Values) *cobra.Command {
 		var lasts time.Duration
@@ -64,6 +66,9 @@ its beginning and its end. /readyz answers as it would if nobody knew.`,
 			return url.Values{"peers": {args[0]}}
 		}),
 		inject("pause", "Have the controller serve nobody", 0, func([]string) url.Values { return url.Values{} }),
+		inject("clock ahead|behind DURATION", "Have the controller believe a wall clock that is off", 2, func(args []string) url.Values {
+			return url.Values{"offset": {strings.NewReplacer("ahead", "+", "behind", "-").Replace(args[0]) + args[1]}}
+		}),
 		&cobra.Command{Use: "list", Short: "List the faults there are", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return call(cmd, http.MethodGet, nil) }},
 		&cobra.Command{Use: "clear", Short: "End all faults", Args: cobra.NoArgs,
@@ -73,31 +78,15 @@ its beginning and its end. /readyz answers as it would if nobody knew.`,
 }
 
 // fault asks the controller, and prints the faults there are then.
-func fault(cmd *cobra.Command, admin, method string, form url.Values) error {
-	req, err := http.NewRequestWithContext(cmd.Context(), method, "http://"+admin+"/fault", strings.NewReader(form.Encode()))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	httpClient := http.Client{Timeout: 10 * time.Second}
-	resp, err := httpClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s refuses: %s", admin, strings.TrimSpace(string(text)))
-	}
+func fault(cmd *cobra.Command, at *admin.Client, method string, form url.Values) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), adminPatience)
+	defer cancel()
 	var all []struct {
 		Text  string
 		Until time.Time
 	}
-	if err := json.Unmarshal(text, &all); err != nil {
-		return fmt.Errorf("%s answers what is no list of faults: %w", admin, err)
+	if err := at.Send(ctx, method, "/fault", form, &all); err != nil {
+		return err
 	}
 	if len(all) == 0 {
 		fmt.Fprintln(cmd.OutOrStdout(), "no faults")

@@ -142,10 +142,48 @@ func TestFaultRefusals(t *testing.T) {
 		{enabled, "drop n2 3% --for 1s", `no other controller is called "n2"`},
 		{enabled, "delay n2 soon --for 1s", "delay: want a duration"},
 		{enabled, "drop n2 half --for 1s", "percent: want"},
+		{enabled, "clock sideways 1h --for 1s", "offset: want"},
+		{enabled, "clock ahead 25h --for 1s", "up to 24h"},
 	} {
 		_, errs, code := run(t, "", append([]string{"fault", "--admin", c.p.admin}, strings.Fields(c.args)...)...)
 		if code == 0 || !strings.Contains(errs, c.want) {
 			t.Errorf("attune fault %s: exit %d, %s, want %q", c.args, code, errs, c.want)
 		}
 	}
+}
+
+// Where a log has the time, a wall clock that is off matters to unix times alone.
+func TestFaultClock(t *testing.T) {
+	cluster := three(t, "--consistency", "linearizable", "--enable-faults")
+	p := cluster[0]
+	attunetest.Eventually(t, "a write", func() bool { return p.does(t, "STORED", "set", "before", "v", "--ttl", "100") })
+	c := dial(t, "tcp", p.addr)
+	absolute := fmt.Sprintf("set k 0 %d 1\r\nv\r\nget k\r\n", time.Now().Unix()+100)
+	c.send(absolute)
+	c.expect("STORED\r\nVALUE k 0 1\r\nv\r\nEND\r\n")
+	for _, one := range cluster { // whoever leads
+		if out := one.fault(t, "clock", "ahead", "1h", "--for", "1h"); !strings.HasPrefix(out, "clock 1h0m0s ahead, for another ") {
+			t.Error(out)
+		}
+	}
+	c.send(absolute)
+	c.expect("STORED\r\nEND\r\n")
+	if !p.does(t, "STORED", "set", "after", "v", "--ttl", "100") {
+		t.Error("a clock that plays no part keeps a write off")
+	}
+	time.Sleep(time.Second) // for what expires to do so
+	for _, key := range []string{"before", "after"} {
+		if !p.does(t, "v", "get", key) {
+			t.Errorf("%s expired by a wall clock", key)
+		}
+	}
+	out, _, _ := run(t, "", "show", "-s", p.addr)
+	if !strings.Contains(out, "FAULT injected at n1: clock 1h0m0s ahead until ") || !strings.Contains(p.get(t, "/metrics"), "\nattune_fault_active 1\n") {
+		t.Errorf("nothing tells of the fault in\n%s", out)
+	}
+	for _, one := range cluster {
+		one.fault(t, "clear")
+	}
+	c.send(absolute)
+	c.expect("STORED\r\nVALUE k 0 1\r\nv\r\nEND\r\n")
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -51,6 +52,24 @@ func TestShellOfACluster(t *testing.T) {
 		t.Error(out)
 	}
 	cli(1, "explain", "none")
+	if out := cli(0, "show"); !strings.HasPrefix(out, "linearizable, as n2 sees it: ok") ||
+		leads(cluster[0]) != 1 && !strings.Contains(out, "LAG is known to "+names[leads(cluster[0])]+": attune show -s "+cluster[leads(cluster[0])].addr+"\n") {
+		t.Error(out)
+	}
+	if out := cli(0, "leader"); out != names[leads(cluster[0])]+" leads\n" {
+		t.Error(out)
+	}
+	cli(2, "show", "--wach")
+	cli(2, "show", "everything")
+	cli(3, "fault", "list") // they are not enabled
+	saved := filepath.Join(t.TempDir(), "a.snap")
+	if out := cli(0, "snapshot", "save", saved); !strings.HasPrefix(out, "saved 1 items") {
+		t.Error(out)
+	}
+	if out := cli(0, "snapshot", "restore", saved); !strings.HasPrefix(out, "restored 1 items") {
+		t.Error(out)
+	}
+	cli(3, "snapshot", "inspect", saved+"-")
 	if out := cli(0, "trace", "get", "k"); !strings.HasPrefix(out, "v\n") || !strings.Contains(out, "a quorum has confirmed") && !strings.Contains(out, "answered") {
 		t.Error(out)
 	}
@@ -83,14 +102,15 @@ func TestShellOfACluster(t *testing.T) {
 
 	old := leads(cluster[0])
 	to := (old + 1) % 3
-	if out, errs, code := run(t, "", "leader", "transfer", "--admin", cluster[to].admin); code == 0 || !strings.Contains(errs, "admin address "+cluster[old].admin) {
+	if out, errs, code := run(t, "", "leader", "transfer", "--admin", cluster[to].admin, "--to", "nobody"); code != 2 || !strings.Contains(errs, cluster[old].admin+` refuses: there is no member "nobody"`) {
 		t.Errorf("%d %s%s", code, out, errs)
 	}
-	if out, errs, code := run(t, "", "leader", "transfer", "--admin", cluster[old].admin, "--to", names[to]); code != 0 || out != names[to]+" leads now\n" {
+	// Whoever is asked, the leader is told.
+	if out, errs, code := run(t, "", "cli", "-s", cluster[to].addr, "leader", "transfer", "--to", names[to]); code != 0 || out != names[to]+" leads now\n" {
 		t.Errorf("%d %s%s", code, out, errs)
 	}
 	eventually(t, "it leads", func() bool { return leads(cluster[old]) == to })
-	if out, errs, code := run(t, "", "leave", "--admin", cluster[to].admin); code != 0 || !strings.Contains(out, "leaves") {
+	if out, errs, code := run(t, "", "leave", "--admin", cluster[to].admin); code != 0 || out != names[to]+" has left\n" || !strings.Contains(errs, names[to]+" leaves") {
 		t.Errorf("%d %s%s", code, out, errs)
 	}
 	eventually(t, "the others go on without it", func() bool {

@@ -44,10 +44,11 @@ in memory, in files or in memcached servers, at the consistency level you choose
   attune cli                        talk to it
   attune show                       show its cluster
   attune ready                      say whether it serves its level
-  attune leader transfer            have another controller lead
+  attune leader                     say who leads, have another one lead
+  attune join                       have a controller find others, or start a further one
   attune leave                      have a controller leave for good
   attune snapshot                   save all of its items, restore them
-  attune fault                      break its network, to see what happens
+  attune fault                      break its network or its clock, to see what happens
   attune bench                      measure it
   attune simulate                   how writes spread in a cluster of thousands
   attune verify                     test what a cluster promises`,
@@ -55,7 +56,7 @@ in memory, in files or in memcached servers, at the consistency level you choose
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newVerifyCommand(), newReadyCommand(), newLeaderCommand(), newLeaveCommand(), newRecoverCommand(), newFaultCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newCLICommand(), newBenchCommand(), newShowCommand(), newSimulateCommand(), newSnapshotCommand(), newVerifyCommand(), newReadyCommand(), newLeaderCommand(), newJoinCommand(), newLeaveCommand(), newRecoverCommand(), newFaultCommand(), newVersionCommand())
 	return root
 }
 

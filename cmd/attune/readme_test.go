@@ -3,10 +3,9 @@ package main
 import (
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -70,15 +69,21 @@ func tourCluster(t *testing.T) *strings.Replacer {
 }
 
 // three starts a cluster of that many controllers with these arguments.
-func three(t *testing.T, args ...string) (cluster []*process) {
+func three(t *testing.T, args ...string) []*process { return threeIn(t, "", args...) }
+
+// threeIn is three whose data is in directories below dir, if that is not empty.
+func threeIn(t *testing.T, dir string, args ...string) (cluster []*process) {
 	t.Helper()
 	first := attunetest.FreeAddr(t)
 	for i := range 3 {
-		gossip := "127.0.0.1:0"
+		name, gossip, own := fmt.Sprintf("n%d", i+1), "127.0.0.1:0", args
 		if i == 0 {
 			gossip = first
 		}
-		cluster = append(cluster, startServe(t, append(args, "--name", fmt.Sprintf("n%d", i+1),
+		if dir != "" {
+			own = append(own[:len(own):len(own)], "--data-dir", filepath.Join(dir, name))
+		}
+		cluster = append(cluster, startServe(t, append(own, "--name", name,
 			"--listen", attunetest.FreeAddr(t), "--admin", attunetest.FreeAddr(t), // as they tell the others
 			"--peer", "127.0.0.1:0", "--gossip", gossip, "--join", first)...))
 	}
@@ -159,16 +164,8 @@ func TestReadmeShow(t *testing.T) {
 		}
 	}
 
-	resp, err := http.Get("http://" + cluster[0].admin + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	metrics, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := regexp.MustCompile(`(?m)^# TYPE attune_gossip_(\w+) `).FindAllStringSubmatch(string(metrics), -1)
+	metrics := cluster[0].get(t, "/metrics")
+	names := regexp.MustCompile(`(?m)^# TYPE attune_gossip_(\w+) `).FindAllStringSubmatch(metrics, -1)
 	if len(names) < 10 {
 		t.Errorf("found %d metrics of gossip, want all of them", len(names))
 	}

@@ -2,17 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
+	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/attunekv/attune/client/admin"
 )
 
 // newReadyCommand is `attune ready`, for health checks where there is no curl.
 func newReadyCommand() *cobra.Command {
-	var admin string
+	var at admin.Client
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "ready",
@@ -28,7 +32,7 @@ so take its clients away, and do not restart it.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			answer, err := ready(ctx, admin)
+			answer, err := ready(ctx, &at)
 			if err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "attune:", err)
 				return exitCode(1)
@@ -37,25 +41,22 @@ so take its clients away, and do not restart it.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&admin, "admin", orDefault(os.Getenv(envName("admin")), "127.0.0.1:9090"), "admin address of the controller, as its ATTUNE_ADMIN says")
+	cmd.Flags().StringVar(&at.Addr, "admin", orDefault(os.Getenv(envName("admin")), "127.0.0.1:9090"), "admin address of the controller, as its ATTUNE_ADMIN says")
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Second, "limit for the answer")
 	return cmd
 }
 
 // ready returns what /readyz of a controller answers. It is an error unless the
 // controller serves its level.
-func ready(ctx context.Context, admin string) (string, error) {
-	resp, err := askAdmin(ctx, http.MethodGet, admin, "/readyz", nil)
+func ready(ctx context.Context, at *admin.Client) (string, error) {
+	body, err := at.Get(ctx, "/readyz", nil)
+	if refused, ok := errors.AsType[*admin.Refused](err); ok {
+		return "", fmt.Errorf("%s is not ready: %s", at.Addr, refused.Text)
+	}
 	if err != nil {
 		return "", err
 	}
-	defer resp.Body.Close()
-	answer, err := adminText(resp)
-	if err != nil {
-		return "", err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s is not ready: %s", admin, answer)
-	}
-	return answer, nil
+	defer body.Close()
+	answer, err := io.ReadAll(io.LimitReader(body, 1<<10))
+	return strings.TrimSpace(string(answer)), err
 }

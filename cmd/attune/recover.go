@@ -3,14 +3,15 @@ package main
 import (
 	"fmt"
 	"net/url"
-	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/attunekv/attune/client/admin"
 )
 
 // newRecoverCommand is `attune recover`, for the worst day.
 func newRecoverCommand() *cobra.Command {
-	var admin string
+	var at admin.Client
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "recover --force-new-cluster",
@@ -31,14 +32,14 @@ filled from it.`,
 			if !force {
 				return fmt.Errorf("nothing was done: say --force-new-cluster if you have read what it gives up (%s --help)", cmd.CommandPath())
 			}
-			if _, err := postAdmin(cmd.Context(), admin, "/recover", url.Values{"force-new-cluster": {"yes"}}); err != nil {
+			if err := tell(cmd.Context(), &at, "/recover", url.Values{"force-new-cluster": {"yes"}}, nil); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(os.Stdout, "%s is a new cluster now. Restart the other controllers, without their data directories.\n", admin)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is a new cluster now. Restart the other controllers, without their data directories.\n", at.Addr)
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:9090", "admin address of the controller to go on with")
+	addAdmin(cmd.Flags(), &at, "of the controller to go on with")
 	cmd.Flags().BoolVar(&force, "force-new-cluster", false, "give up what only the lost controllers had")
 	return cmd
 }

@@ -15,8 +15,9 @@ import (
 // take a restart: they are addresses, what the cluster goes by, or what a directory
 // was made with.
 var reloadable = []string{
-	"write-acks", "max-skew", "tombstone-max-age", "backend", "repair-rate", "memory-limit", "hot-cache",
-	"max-item-size", "max-conns", "idle-timeout", "op-timeout", "drain-timeout", "disable-flush-all", "enable-shutdown", "log-level",
+	"admin-token-file", "write-acks", "max-skew", "tombstone-max-age", "backend", "repair-rate", "memory-limit", "hot-cache",
+	"max-item-size", "max-conns", "idle-timeout", "op-timeout", "drain-timeout", "disable-flush-all", "enable-shutdown",
+	"trace-endpoint", "trace-sample", "log-level", "log-sample",
 }
 
 // reload reads the settings again and has node take over what it can. It returns

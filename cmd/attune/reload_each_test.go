@@ -55,6 +55,7 @@ func (p *process) get(t *testing.T, path string) string {
 func TestReloadOfEach(t *testing.T) {
 	gossip := attunetest.FreeAddr(t)
 	big := fmt.Sprintf("set big 0 0 %d\r\n%s\r\n", 1100<<10, strings.Repeat("x", 1100<<10))
+	token := file(t, "s3cret\n")
 	path := file(t, "op-timeout = 0s\ndrain-timeout = 1h\n")
 	p := startServe(t, "--config", path, "--peer", attunetest.FreeAddr(t), "--gossip", gossip, "--join", gossip)
 	c := dial(t, "tcp", p.addr)
@@ -96,9 +97,25 @@ func TestReloadOfEach(t *testing.T) {
 			c.send("get k0\r\n") // evicted
 			c.expect("END\r\n")
 		}},
+		{"admin-token-file", "", token, func(t *testing.T) {
+			if _, errs, code := run(t, "", "snapshot", "save", "-", "--admin", p.admin); code != 2 || !strings.Contains(errs, "this takes the admin token") {
+				t.Errorf("without the token: %d %s", code, errs)
+			}
+			if _, errs, code := run(t, "", "snapshot", "save", "-", "--admin", p.admin, "--admin-token-file", token); code != 0 {
+				t.Errorf("with the token: %d %s", code, errs)
+			}
+			if out, errs, code := run(t, "", "cli", "-s", p.addr, "--admin-token-file", token, "explain", "big"); code != 1 || !strings.Contains(out, "miss") {
+				t.Errorf("with the token: %d %s%s", code, out, errs)
+			}
+		}},
 		{"hot-cache", "64MiB", "1MiB", nil}, // see TestResize of replica
 		{"repair-rate", "64MiB", "1MiB", nil},
-		{"max-skew", "5s", "20s", stat("settings", "max_skew", "20s")},
+		{"max-skew", "5s", "20s", func(t *testing.T) {
+			stat("settings", "max_skew", "20s")(t)
+			if got := p.get(t, "/metrics"); !strings.Contains(got, "\nattune_gossip_max_skew_seconds 20\n") {
+				t.Error("/metrics has another max-skew")
+			}
+		}},
 		{"tombstone-max-age", "24h", "1h", stat("settings", "tombstone_max_age", "1h0m0s")},
 		{"log-level", "info", "warn", func(t *testing.T) {
 			if got := p.get(t, "/loglevel"); !strings.Contains(got, "warn") {
@@ -106,6 +123,16 @@ func TestReloadOfEach(t *testing.T) {
 			}
 		}},
 		{"log-level", "warn", "info", nil},
+		{"trace-sample", "0.001", "1", nil},
+		{"trace-endpoint", "", "http://127.0.0.1:1", func(t *testing.T) {
+			c.t = t
+			c.send("get none\r\n")
+			c.expect("END\r\n")
+			attunetest.Eventually(t, "a trace that nobody takes", func() bool {
+				return !strings.Contains(p.get(t, "/metrics"), "attune_traces_total{result=\"dropped\"} 0\n")
+			})
+		}},
+		{"log-sample", "50:500", "off", nil}, // see TestLogSample of controller
 		{"write-acks", "1", "2", func(t *testing.T) {
 			dial(t, "tcp", p.addr).send("set a 0 0 1\r\nv\r\n") // is not answered until write-acks is 1 again
 			stat("attune", "waiting_for_acks", "1")(t)

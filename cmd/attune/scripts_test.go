@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +172,17 @@ func TestStartupAndStop(t *testing.T) {
 	out := started(t, dir, ports.environ()...)
 	if n := strings.Count(out, "   ready   "); n != 3 || !strings.Contains(out, "linearizable, as n1 sees it: ok") {
 		t.Errorf("startup.sh shows a cluster with %d controllers ready, want 3:\n%s", n, out)
+	}
+
+	// Each has its part of the cores.
+	cores, err := exec.Command("getconf", "_NPROCESSORS_ONLN").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	online, _ := strconv.Atoi(strings.TrimSpace(string(cores)))
+	share := cmp.Or(os.Getenv("GOMAXPROCS"), strconv.Itoa(max(online/3, 1)))
+	if page := (&process{admin: ports.addr(3 * ports.n)}).get(t, "/metrics"); !strings.Contains(page, "\ngo_sched_gomaxprocs_threads "+share+"\n") {
+		t.Errorf("a controller of three, on %d cores, does not use %s", online, share)
 	}
 
 	// The commands it prints work as printed, each on another controller.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -83,6 +84,9 @@ func serve(s settings, read func() (settings, error)) error {
 
 	limitHeap(s.MemoryLimit, !s.Alone())
 
+	if s.Threads > 0 {
+		runtime.GOMAXPROCS(s.Threads)
+	}
 	node, err := open(s.Config, signals)
 	if node == nil {
 		return err
@@ -128,7 +132,7 @@ wait:
 
 // open starts the node, unless a signal comes first: then there is neither a node
 // nor an error.
-func open(cfg controller.Config, signals <-chan os.Signal) (*controller.Node, error) {
+func open(cfg controller.Config, signals chan os.Signal) (*controller.Node, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	type opened struct {
@@ -146,8 +150,12 @@ func open(cfg controller.Config, signals <-chan os.Signal) (*controller.Node, er
 	case sig := <-signals:
 		cfg.Log.Info("stopping before this controller has found its place in the cluster", zap.Stringer("signal", sig))
 		cancel(errors.New(sig.String()))
-		if o := <-done; o.node != nil { // it was faster
-			return nil, o.node.Close(context.Background())
+		if o := <-done; o.node != nil { // it was faster: it is stopped as any other is
+			select {
+			case signals <- sig:
+			default: // two have come since
+			}
+			return o.node, nil
 		}
 		return nil, nil
 	}

@@ -28,7 +28,9 @@ func newShowCommand() *cobra.Command {
 		Long: `Show asks a controller (the first of --server that answers) for its cluster. What
 it prints is in "stats attune" too, and as metrics.
 
-A member is ready (serves its level), alive (runs, and does not serve it) or failed.
+A member is ready (serves its level), alive (runs, and does not serve it), failed, or
+left: it was stopped on purpose, and nobody waits for it. One that was stopped and is to
+vote again, as it has a data-dir, counts as failed: quorums still need it.
 
 At the levels linearizable and sequential it shows leader, term, how far the log
 is, and every member's role and lag, in log entries: known to the leader only, so
@@ -175,6 +177,9 @@ func (s *shown) text(out *strings.Builder) {
 	for _, f := range s.Faults {
 		fmt.Fprintln(out, "FAULT injected at", stats["name"]+":", f)
 	}
+	if why := stats["writes_refused"]; why != "" {
+		fmt.Fprintln(out, "WRITES ARE REFUSED at", stats["name"]+":", why)
+	}
 	if len(s.Members) == 0 {
 		fmt.Fprintln(out, "one controller alone")
 		s.tables(out)
@@ -198,8 +203,14 @@ func (s *shown) text(out *strings.Builder) {
 		s.members(out, "NAME\tSTATE\tCOPY\tCLIENTS\tADMIN\tLACKS\tAHEAD\tCLOCK")
 		return
 	}
-	fmt.Fprintf(out, "leader %s, term %s, log committed to %s, applied to %s; requests pending %s, completed %s\n\n",
+	fmt.Fprintf(out, "leader %s, term %s, log committed to %s, applied to %s; requests pending %s, completed %s\n",
 		stats["leader"], stats["term"], stats["commit_index"], stats["applied_index"], stats["pending"], stats["completed"])
+	for _, m := range s.Members {
+		if m.Name == stats["leader"] && m.Name != stats["name"] && len(m.Fields) > 2 {
+			fmt.Fprintf(out, "LAG is known to %s: attune show -s %s\n", m.Name, m.Fields[2])
+		}
+	}
+	out.WriteByte('\n')
 	s.members(out, "NAME\tSTATE\tROLE\tCLIENTS\tADMIN\tLAG")
 }
 

@@ -51,7 +51,7 @@ func (r *rates) since(ctx context.Context, s *shown, addr string) []traffic {
 	var all []traffic
 	var addrs []string
 	for _, m := range s.Members {
-		if len(m.Fields) > 2 && m.Fields[0] != "failed" {
+		if len(m.Fields) > 2 && m.Fields[0] != "failed" && m.Fields[0] != "left" {
 			all, addrs = append(all, traffic{Name: m.Name}), append(addrs, m.Fields[2])
 		}
 	}

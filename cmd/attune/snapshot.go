@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -19,6 +19,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/attunekv/attune/client/admin"
 	"github.com/attunekv/attune/internal/snapshot"
 )
 
@@ -38,7 +39,8 @@ mean something in their cluster only.`,
 }
 
 func newSaveCommand() *cobra.Command {
-	var admin, rate string
+	var at admin.Client
+	var rate string
 	cmd := &cobra.Command{
 		Use:   "save FILE",
 		Short: "Save all items as they are at one moment",
@@ -66,10 +68,10 @@ memcached before 1.6.9.`,
 					return fmt.Errorf("--rate: want at least %s, such as 20MiB, have %q", humanize.IBytes(minRate), rate)
 				}
 			}
-			return save(ctx, cmd, admin, args[0], perSecond)
+			return save(ctx, cmd, &at, args[0], perSecond)
 		},
 	}
-	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:9090", "admin address of the controller to save from: host:port or unix:/path")
+	addAdmin(cmd.Flags(), &at, "of the controller to save from")
 	cmd.Flags().StringVar(&rate, "rate", "", "take at most so many bytes per second (default: no limit)")
 	return cmd
 }
@@ -84,17 +86,13 @@ func interruptible(ctx context.Context) (context.Context, func()) {
 	return ctx, stop
 }
 
-func save(ctx context.Context, cmd *cobra.Command, admin, file string, rate int64) error {
-	resp, err := askAdmin(ctx, http.MethodGet, admin, "/snapshot", nil)
+func save(ctx context.Context, cmd *cobra.Command, at *admin.Client, file string, rate int64) error {
+	body, err := at.Get(ctx, "/snapshot", nil)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := adminText(resp)
-		return fmt.Errorf("%s refuses: %s", admin, cmp.Or(text, resp.Status))
-	}
-	var from io.Reader = resp.Body
+	defer body.Close()
+	var from io.Reader = body
 	if rate > 0 {
 		from = &slowReader{ctx: ctx, r: from, rate: rate}
 	}
@@ -121,15 +119,30 @@ func save(ctx context.Context, cmd *cobra.Command, admin, file string, rate int6
 	if err != nil {
 		return errors.Join(fmt.Errorf("nothing was saved: %w", err), os.Remove(temp.Name()))
 	}
+	if err := syncDir(filepath.Dir(file)); err != nil {
+		return fmt.Errorf("saved, but may be gone after a loss of power: %w", err)
+	}
 	fmt.Fprintf(out, "saved %d items, %s\n", sum.items, humanize.IBytes(uint64(sum.file)))
 	sum.warn(cmd.ErrOrStderr())
 	return nil
 }
 
+// syncDir makes it last which files are in a directory.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // it cannot be done there, and the file system sees to it
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
 // warn says what is not in a snapshot.
 func (sum *contents) warn(errs io.Writer) {
 	if sum.missing > 0 {
-		fmt.Fprintf(errs, "%d items are not in it: that controller knows of them, and its store does not have them. Another controller may.\n", sum.missing)
+		fmt.Fprintf(errs, "%d items are not in it: that controller knows of them, and neither its store nor another controller had them when it asked.\n", sum.missing)
 	}
 }
 

@@ -9,6 +9,7 @@
 //	identity.go  who this memory is, and how far its directory may be trusted
 //	segment.go   records: appended to a file, and read from it
 //	state.go     states: WriteState, PublishState, NewestState, OpenState
+//	content.go   what states of both engines begin with
 //	recover.go   what a directory proves; what is done with one that proves nothing
 //	record.go    the one format of all files
 //	disktest/    what both engines' tests do to a directory

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"go.uber.org/zap"
 )
@@ -129,16 +130,15 @@ func Take(o Options) (*Files, error) {
 	if len(f.BootID) > 255 {
 		return nil, fmt.Errorf("boot id of %d bytes", len(f.BootID))
 	}
-	_, err := os.Stat(f.Dir)
-	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(f.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	if made && f.Sync == Always {
-		if err := syncDir(filepath.Dir(f.Dir)); err != nil {
+	if f.Sync == Always {
+		if err := syncWay(f.Dir); err != nil {
 			return nil, err
 		}
 	}
+	var err error
 	// The lock file is opened for writing: that shows that this directory can be.
 	if f.lock, err = os.OpenFile(f.path(lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, err
@@ -147,6 +147,29 @@ func Take(o Options) (*Files, error) {
 		return nil, errors.Join(err, f.lock.Close())
 	}
 	return f, nil
+}
+
+// syncAbove is syncDir but in tests.
+var syncAbove = syncDir
+
+// syncWay makes it last where a directory is, from the root on: somebody may have made
+// it and those above a moment ago. One that this process may not read, or on a disk that is
+// not written to, it has not made.
+func syncWay(dir string) error {
+	at, err := filepath.Abs(dir)
+	for err == nil && at != filepath.Dir(at) {
+		at = filepath.Dir(at)
+		err = syncAbove(at)
+	}
+	for _, fine := range []error{fs.ErrPermission, errors.ErrUnsupported, syscall.EINVAL, syscall.EROFS} {
+		if errors.Is(err, fine) {
+			return nil
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("sync the directory %s: %w", at, err)
+	}
+	return err
 }
 
 // Release lets another process have the directory.

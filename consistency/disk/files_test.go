@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -194,5 +197,40 @@ func TestStateThatIsDamaged(t *testing.T) {
 	n, found, err := f.NewestState(1, []uint64{0, 1}, func(uint64, []byte) error { return nil })
 	if n != 0 || !found || err != nil {
 		t.Error(n, found, err)
+	}
+}
+
+// A directory that power takes with it keeps nothing, whoever made it, and made those
+// that it is in.
+func TestTheWayToADirectoryIsSynced(t *testing.T) {
+	dir := t.TempDir()
+	failed := errors.New("no")
+	defer func() { syncAbove = syncDir }()
+	for _, c := range []struct {
+		fails string
+		err   error
+		want  error
+	}{{want: nil}, {dir, failed, failed}, {filepath.Dir(dir), fs.ErrPermission, nil}, {"/", syscall.EINVAL, nil}} {
+		var synced []string
+		syncAbove = func(d string) error {
+			synced = append(synced, d)
+			if d == c.fails {
+				return c.err
+			}
+			return nil
+		}
+		f, err := Take(Options{Dir: filepath.Join(dir, "a"), Sync: Always, BootID: "boot1"})
+		if err == nil {
+			err = f.Release()
+		}
+		var want []string
+		for d := dir; ; d = filepath.Dir(d) {
+			if want = append(want, d); d == c.fails || d == filepath.Dir(d) {
+				break
+			}
+		}
+		if !errors.Is(err, c.want) || !slices.Equal(synced, want) {
+			t.Errorf("%s fails: %v, synced %q, want %q", c.fails, err, synced, want)
+		}
 	}
 }

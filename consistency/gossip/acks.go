@@ -88,7 +88,11 @@ func (a *acks) heard(k *core) {
 	a.note(k)
 	n := 0
 	for n < len(a.queue) && a.queue[n].seq <= seq {
-		a.queue[n].call.Done()
+		c := a.queue[n].call
+		if c.Trace != nil {
+			c.Trace.Ended("acks", "those have it that must")
+		}
+		c.Done()
 		n++
 	}
 	a.queue = slices.Delete(a.queue, 0, n)
@@ -102,11 +106,11 @@ func (a *acks) note(k *core) {
 			continue
 		}
 		if k.durable() && k.own.told >= w.seq {
-			t.Note("in the journal here")
+			t.Ended("journal", "in the journal here")
 		}
 		for _, p := range k.near {
 			if p.vv[k.id].seq >= w.seq {
-				t.Note("%s has it", p.name)
+				t.Note(p.name + " has it")
 			}
 		}
 	}

@@ -24,13 +24,15 @@ func millis(v attune.Version) int64 { return int64(v>>timeShift) + epoch }
 // Clocks"). Its physical part is the wall clock as it was at start plus the
 // monotonic time since, and what it is slewed by: a stepped wall clock does not
 // reach it, so it never jumps over a TTL, and goes back by slewStep at most at a
-// time, when it is slewed; versions never do. The price is that a
+// time, when it is slewed; versions never do. (A fault that was injected has it jump:
+// so a clock goes wrong that was right at start.) The price is that a
 // wall clock that was wrong at start stays wrong here, as in memcached. One that
 // has not been set at all counts from 2020.
 type clock struct {
 	mono  func() time.Duration // since some moment
 	began int64                // unix milliseconds at that moment
 	node  uint64               // ten bits that tell this clock from others
+	wrong func() time.Duration // what a fault has it ahead
 	// offset is what the clock was slewed by, in milliseconds.
 	offset atomic.Int64
 	// last is the newest version issued or observed, without the node: milliseconds
@@ -42,11 +44,16 @@ type clock struct {
 // newClock makes a clock for a node that shows unix milliseconds wall when mono is
 // zero.
 func newClock(node uint64, wall int64, mono func() time.Duration) *clock {
-	return &clock{mono: mono, began: max(wall, epoch), node: node & (1<<nodeBits - 1)}
+	return &clock{
+		mono: mono, began: max(wall, epoch), node: node & (1<<nodeBits - 1),
+		wrong: func() time.Duration { return 0 },
+	}
 }
 
 // now is unix milliseconds.
-func (c *clock) now() int64 { return c.began + c.mono().Milliseconds() + c.offset.Load() }
+func (c *clock) now() int64 {
+	return c.began + c.mono().Milliseconds() + c.offset.Load() + c.wrong().Milliseconds()
+}
 
 // next issues a version newer than every one before, than prior, and not older
 // than now.

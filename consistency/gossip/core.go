@@ -55,10 +55,7 @@ type core struct {
 	ring    ring
 	sketch  *sketch.Sketch
 	peers   map[uint64]*peer
-	// left are those that took their leave. They are no members any more: nobody need
-	// remember the dead for them. Who comes back is behind; see cutter.
-	left map[uint64]bool
-	near []*peer // the neighbours among them, by id
+	near    []*peer // the neighbours among them, by id
 	// order are all members but this one, absent ones included, by id.
 	order []uint64
 	build codec.Builder
@@ -102,7 +99,7 @@ type progress struct {
 func newCore(id uint64, causal bool, r *replica.Replica, c *clock, w world, log *zap.Logger) *core {
 	k := &core{
 		id: id, causal: causal, replica: r, clock: c, world: w, log: log,
-		vv: make(map[uint64]*progress), ring: newRing(ringBytes), peers: make(map[uint64]*peer), left: make(map[uint64]bool),
+		vv: make(map[uint64]*progress), ring: newRing(ringBytes), peers: make(map[uint64]*peer),
 		sketch: newSketch(r), remote: func(*attune.Change) {},
 	}
 	k.own = k.reach(id)

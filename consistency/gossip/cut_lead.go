@@ -60,7 +60,7 @@ func (c *cutter) begin(now time.Duration) {
 // member knows.
 func (c *cutter) coordinator() uint64 {
 	for _, id := range c.k.order {
-		if p := c.k.peers[id]; p != nil && p.alive && (p.heard == 0 || p.ready) {
+		if p := c.k.peers[id]; p != nil && p.alive && (p.heard == 0 || p.ready || !p.neighbour) {
 			return id
 		} else if id == c.k.id {
 			break

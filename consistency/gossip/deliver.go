@@ -96,6 +96,10 @@ func (k *core) updates(from uint64, body []byte) {
 	if k.peers[from] == nil {
 		return
 	}
+	if k.swamped() {
+		k.overflowed++
+		return
+	}
 	r := reader{b: body}
 	flags := r.u8()
 	now := k.clock.mono()

@@ -16,10 +16,6 @@ func (k *core) frame(from uint64, kind byte, body []byte) {
 		k.digest(from, body)
 	case frameFull:
 		k.wantsFull(from)
-	case frameBye:
-		if k.peers[from] != nil {
-			k.left[from] = true
-		}
 	case frameCells, frameCellsOf, frameWant, frameRecords:
 		k.rec.frame(from, kind, body)
 	case frameCut:

@@ -20,7 +20,8 @@
 //	persist.go     the journal: a member with a data-dir is the same after a restart
 //	home.go        read-modify-write at the home of a key; forward.go: the way there
 //	open.go        a core in the real world: entering a cluster, its goroutines
-//	store.go       a store whose bytes outlive the process: filled, and tidied up
+//	ready.go       from a newcomer to one that serves clients
+//	store.go       a store outside this process: filled, tidied up, and what it has lost
 //	status.go      what the operator sees
 //	simnet.go      cores in a made-up world; simtime.go: what happens in it, and when;
 //	               simstore.go: their stores; simulate.go: attune simulate

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/disk"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -64,11 +66,12 @@ type Options struct {
 	Sync    disk.Sync
 	// Full is why the disks have no room for more, if they have not; nil: never.
 	Full func() error
-	// skew is how far the wall clock is off: for tests.
-	skew time.Duration
 	// Timeout is why an op failed that waited for a backend until its deadline.
 	Timeout error
-	Log     *zap.Logger
+	// Trace begins to trace what another member asks for, as part of its span, or
+	// returns nil; nil: nothing is traced for others.
+	Trace func(attune.SpanContext, []attune.Op) *attune.Trace
+	Log   *zap.Logger
 }
 
 // All is a WriteAcks of every member that is alive.
@@ -196,14 +199,14 @@ func (e *Engine) submit(c *attune.Call) bool {
 	e.Write(ctx, c.Ops, c.Res)
 	cancel()
 	if c.Trace != nil {
-		c.Trace.Note("decided and applied here")
+		c.Trace.Ended("decide", "decided and applied here")
 	}
 	return true
 }
 
 // waits reports whether ops wait for a backend outside this process: until it has taken
-// what was written before, to be decided on bytes that it has, or alone, where nobody else will have what is acknowledged, to be
-// sure of their own.
+// what was written before; to be decided on bytes that it has; or alone, where nobody else
+// will have what is acknowledged, to be sure of their own.
 func (e *Engine) waits(ops []attune.Op) bool {
 	if e.replica.Immediate() {
 		return false
@@ -234,7 +237,7 @@ func (e *Engine) bound(c *attune.Call) (context.Context, context.CancelFunc) {
 	return context.WithDeadlineCause(c.Ctx, c.Deadline, e.o.Timeout)
 }
 
-// Find answers in c.Res[0].Item and c.Err what Recover returns.
+// Find answers in c.Res[0].Item and c.Err what Recover returns, for a read.
 func (e *Engine) Find(c *attune.Call, key attune.Key, lost attune.Item) bool {
 	if e.core == nil && e.replica.Immediate() {
 		c.Res[0].Item, c.Err = e.Recover(c.Ctx, key, lost)
@@ -253,6 +256,9 @@ func (e *Engine) Find(c *attune.Call, key attune.Key, lost attune.Item) bool {
 			defer end()
 		}
 		c.Res[0].Item, c.Err = e.Recover(ctx, key, lost)
+		if errors.Is(c.Err, repair.ErrSilent) {
+			c.Err = nil // to one who only looks it is a miss
+		}
 		c.Done()
 	})
 	return false

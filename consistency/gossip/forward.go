@@ -124,16 +124,10 @@ func (h *homes) covered(w *wait) bool {
 	if len(w.deps) > 0 || h.k.replica.Floor() < w.floor {
 		return false
 	}
-	for w.at < len(w.marks) && h.has(w.ops[w.at].Key.Hash, w.marks[w.at]) {
+	for w.at < len(w.marks) && passed(h.k.replica, w.ops[w.at].Key.Hash, w.marks[w.at]) {
 		w.at++
 	}
 	return w.at == len(w.marks)
-}
-
-// has reports whether a key's entry here is m or newer, or m would be refused.
-func (h *homes) has(key attune.KeyHash, m replica.Mark) bool {
-	r := h.k.replica
-	return m == 0 || m.Version() <= max(r.Floor(), r.Collected()) || !m.Newer(r.MarkOf(key))
 }
 
 // await waits until w is here, and reports false if that takes longer than d, 0 for
@@ -225,6 +219,7 @@ type forwarded struct {
 	needs    needs
 	hops     []int // ops of each
 	ops      []attune.Op
+	spans    []attune.SpanContext // of each hop, if any of them is traced
 }
 
 // parseForward reads a FORWARD frame, but for the hashes of keys.
@@ -265,7 +260,7 @@ func parseForward(body []byte) (f *forwarded, ok bool) {
 // frame takes what a member sent, to any part of the engine.
 func (h *homes) frame(from uint64, kind byte, body []byte) {
 	switch kind {
-	case frameForward, frameAnswer:
+	case frameForward, frameAnswer, frameTrace:
 		h.k.mu.Lock()
 		drops := h.k.cut.drops(from, kind)
 		h.k.mu.Unlock()
@@ -273,6 +268,8 @@ func (h *homes) frame(from uint64, kind byte, body []byte) {
 		case drops:
 		case kind == frameForward:
 			h.forward(from, body)
+		case kind == frameTrace:
+			h.announced(from, body)
 		default:
 			h.answered(from, body)
 		}
@@ -302,6 +299,7 @@ func (h *homes) forward(from uint64, body []byte) {
 		return
 	}
 	h.newest[who] = f.number
+	f.spans = h.spansOf(who, f)
 	if h.closed || h.busy[from] >= maxFrames {
 		h.counts.refused += uint64(len(f.ops))
 		h.mu.Unlock()
@@ -318,7 +316,9 @@ func (h *homes) forward(from uint64, body []byte) {
 // does not ask whose keys they are: if members disagree about that, the sender's word
 // is as good.
 func (h *homes) carryOut(from uint64, f *forwarded) {
+	traces := h.tracesOf(f)
 	accepted := h.accept(f)
+	traces.accepted(accepted)
 	c := &attune.Call{Ctx: h.work, Ops: f.ops}
 	if f.patience > 0 {
 		c.Deadline = f.came.Add(f.patience)
@@ -336,11 +336,13 @@ func (h *homes) carryOut(from uint64, f *forwarded) {
 	c.Res = make([]attune.Result, len(c.Ops))
 	if len(c.Ops) > 0 {
 		h.decide(c, 0, len(c.Ops))
+		traces.ended("decide", "decided, stamped and applied here")
 		acked := make(chan struct{})
 		c.Done = func() { close(acked) }
 		if h.k.await(c) {
 			select {
 			case <-acked:
+				traces.ended("acks", "those have it that must")
 			case <-h.work.Done():
 				return
 			}
@@ -354,6 +356,7 @@ func (h *homes) carryOut(from uint64, f *forwarded) {
 	h.counts.refused += uint64(len(f.ops) - len(c.Ops))
 	h.mu.Unlock()
 	h.answer(from, f, accepted, c)
+	traces.end("")
 }
 
 // accept reports of each hop of a frame whether it may be decided here. All of it
@@ -382,7 +385,7 @@ func (h *homes) accept(f *forwarded) []bool {
 	for i, n := range f.hops {
 		accepted[i] = true
 		for j := at; j < at+n && !all; j++ {
-			accepted[i] = accepted[i] && h.has(f.ops[j].Key.Hash, f.needs.marks[j])
+			accepted[i] = accepted[i] && passed(h.k.replica, f.ops[j].Key.Hash, f.needs.marks[j])
 		}
 		at += n
 	}
@@ -439,11 +442,13 @@ func (h *homes) answered(from uint64, body []byte) {
 		if !ok {
 			break
 		}
+		if !p.done && p.trip.call.Trace != nil {
+			p.trip.call.Trace.Back(p.span, "answered by "+h.k.nameOf(from))
+		}
 		switch outcomes[i] {
 		case hopDone:
 			done = append(done, p)
 			total += len(p.ops)
-			h.note(p, "answered by "+h.k.nameOf(from))
 		case hopRefused:
 		default:
 			ok = false
@@ -539,7 +544,9 @@ func (h *homes) deliver(done []*hop, res []attune.Result) {
 			for j, i := range p.ops {
 				p.trip.call.Res[i] = res[j]
 			}
-			h.note(p, "here is all that the answer depends on")
+			if t := p.trip.call.Trace; t != nil {
+				t.Ended("arrival", "here is all that the answer depends on")
+			}
 			h.arrived(p)
 		}
 		res = res[len(p.ops):]

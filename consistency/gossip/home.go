@@ -66,6 +66,8 @@ type homes struct {
 	decide func(c *attune.Call, from, to int)
 	// live are the members that may be homes, this one among them.
 	live atomic.Pointer[[]uint64]
+	// traceOf traces ops for others; nil: not at all. See trace.go.
+	traceOf func(attune.SpanContext, []attune.Op) *attune.Trace
 
 	ctx     context.Context // ends with close
 	cancel  context.CancelCauseFunc
@@ -86,6 +88,8 @@ type homes struct {
 	// never forgotten: a frame may come late.
 	newest map[asker]uint64
 	busy   map[uint64]int // frames of each member that are being carried out
+	// traced is what each process has said of the frame that it sends next.
+	traced map[asker]announced
 	counts homeCounts
 }
 
@@ -116,7 +120,8 @@ type hop struct {
 	tried []uint64 // homes that certainly did not carry them out
 	size  int
 	sent  bool
-	here  bool // being decided here
+	here  bool          // being decided here
+	span  attune.SpanID // of a traced Call: what the home does
 	done  bool
 }
 
@@ -138,7 +143,7 @@ func newHomes(k *core, nonce uint64, decide func(c *attune.Call, from, to int)) 
 	h := &homes{
 		k: k, decide: decide, last: nonce << numberBits,
 		routes: make(map[uint64]*route), waits: make(map[*wait]struct{}),
-		newest: make(map[asker]uint64), busy: make(map[uint64]int),
+		newest: make(map[asker]uint64), busy: make(map[uint64]int), traced: make(map[asker]announced),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	h.work, h.abort = context.WithCancelCause(context.Background())
@@ -347,6 +352,7 @@ func (h *homes) launch(r *route) {
 		}
 		h.last++
 		f.number = h.last
+		h.announce(f, r.id)
 		if !h.k.world.send(r.id, cluster.Calls, frameForward, h.encode(f, r.id, size)) {
 			for _, p := range f.hops {
 				h.elsewhere(p)
@@ -356,16 +362,11 @@ func (h *homes) launch(r *route) {
 		r.flights = append(r.flights, f)
 		for _, p := range f.hops {
 			p.sent = true
-			h.note(p, "sent to the home of its key, "+h.k.nameOf(r.id))
+			if t := p.trip.call.Trace; t != nil {
+				t.Left(p.span, "forward", "sent to the home of its key, "+h.k.nameOf(r.id))
+			}
 			h.counts.forwarded += uint64(len(p.ops))
 		}
-	}
-}
-
-// note notes what happened to the ops of a traced Call.
-func (h *homes) note(p *hop, text string) {
-	if !p.done && p.trip.call.Trace != nil {
-		p.trip.call.Trace.Note("%s", text)
 	}
 }
 
@@ -527,6 +528,6 @@ func (e *Engine) decide(c *attune.Call, from, to int) {
 	e.Write(ctx, c.Ops[from:to], c.Res[from:to])
 	cancel()
 	if c.Trace != nil {
-		c.Trace.Note("decided, stamped and applied here")
+		c.Trace.Ended("decide", "decided, stamped and applied here")
 	}
 }

@@ -96,13 +96,7 @@ func TestTheHomeIsSilent(t *testing.T) {
 		key := s.keyOf(2)
 		a.set(key, "0")
 		time.Sleep(time.Second)
-		way := s.ways(fast)
-		s.ways(func(from, to *homeNode, kind byte) []time.Duration {
-			if from == home && kind == frameAnswer {
-				return nil
-			}
-			return way(from, to, kind)
-		})
+		way := s.silence(home, frameAnswer)
 		var wg sync.WaitGroup
 		for range 50 {
 			wg.Go(func() {
@@ -149,13 +143,7 @@ func TestTheHomeIsBehind(t *testing.T) {
 		key := s.keyOf(2)
 		b.set(key, "7")
 		time.Sleep(time.Second)
-		way := s.ways(fast)
-		s.ways(func(from, to *homeNode, kind byte) []time.Duration {
-			if from == a && kind == frameUpdates {
-				return nil
-			}
-			return way(from, to, kind)
-		})
+		way := s.silence(a, frameUpdates)
 		a.set(key, "100")
 		res := a.submit(2*time.Second, a.incr(key, 1), a.incr(key, 1))
 		if res[0].Number != 101 || res[1].Number != 102 {

@@ -47,6 +47,18 @@ func (s *homeNet) ways(w way) way {
 	return was
 }
 
+// silence loses what one says of a kind, and returns what the way was.
+func (s *homeNet) silence(one *homeNode, lost byte) way {
+	was := s.ways(fast)
+	s.ways(func(from, to *homeNode, kind byte) []time.Duration {
+		if from == one && kind == lost {
+			return nil
+		}
+		return was(from, to, kind)
+	})
+	return was
+}
+
 type homeNode struct {
 	*node
 	net   *homeNet

@@ -23,6 +23,7 @@ import (
 const (
 	// callHello asks a member which cluster it belongs to.
 	callHello   = framesEnd
+	callHomes   = callHello + 1 // whom it takes for homes
 	callTimeout = time.Second
 	// helloLen is the length of the answer: cluster, generation, seed.
 	helloLen = 16 + 4 + 8
@@ -32,19 +33,16 @@ const (
 	enterEvery = 300 * time.Millisecond
 	// tellEvery is how often the log says what is waited for.
 	tellEvery = 5 * time.Second
-	// orphanedAfter is how long a newcomer looks for a member that has the data
-	// before it concludes that there is none any more.
-	orphanedAfter = 10 * time.Second
-	// reunion is how long one that has data looks for others that serve.
-	reunion = 2 * time.Second
 	// lingering is how long changes are gathered while they come fast.
 	lingering = time.Millisecond
 	// few changes in a frame are no reason to wait for more.
 	few = 4
 	// reclaimRetry is how long after a failure the store is tidied up again.
 	reclaimRetry = 10 * time.Second
-	// leavePatience is how long Close waits until the others have everything.
+	// leavePatience is how long Close waits until the others have everything, and
+	// goodPatience if this member never comes back.
 	leavePatience = 2 * time.Second
+	goodPatience  = 30 * time.Second
 )
 
 var (
@@ -66,6 +64,7 @@ type members struct {
 	ident   disk.Identity
 	fatal   chan error
 	died    atomic.Bool // what is written here is told nobody any more
+	forGood atomic.Bool // this member never comes back once it is closed
 	belongs atomic.Bool // ident is settled
 	// returned says that this member was one before, and has what it had.
 	returned bool
@@ -130,21 +129,29 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	if err != nil {
 		return err
 	}
-	e.clock = newClock(id, start.Add(e.o.skew).UnixMilli(), mono)
+	e.clock = newClock(id, start.UnixMilli(), mono)
+	e.clock.wrong = e.cluster.ClockOffset
 	k := newCore(id, e.o.Causal, e.replica, e.clock, e, e.log)
 	k.maxSkew, k.synced = e.o.MaxSkew, founded
 	k.acks.want.Store(int64(e.o.WriteAcks))
 	k.cut.maxAge = e.o.TombstoneMaxAge
 	e.stage = repair.NewStager(e.replica, e.log)
-	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.others, func() (applied, begun uint64) { return 0, 0 })
+	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.everybody, heardOfAll{e.replica})
 	e.filler = repair.NewFiller(e.cluster, e.replica, e.others, e.o.RepairRate, e.log)
 	if !e.replica.Immediate() {
-		k.remote = e.stage.Add
+		k.remote = func(c *attune.Change) {
+			e.stage.Wait()
+			e.stage.Add(c)
+		}
 	}
 	e.core = k
 	if e.journal != nil {
 		k.disk.journal = e.journal
-		k.disk.stage, k.disk.drain = e.stage.Put, e.stage.Drain
+		k.disk.drain = e.stage.Drain
+		k.disk.stage = func(st repair.Staged) {
+			e.stage.Wait()
+			e.stage.Put(st)
+		}
 		if err = k.load(e.ctx); err == nil {
 			err = k.renew()
 		}
@@ -161,9 +168,11 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 		return e.replica.Export(ctx, w)
 	})
 	e.homes = newHomes(k, randomID(), e.decide)
+	e.homes.traceOf = e.o.Trace
 	for kind := frameUpdates; kind < framesEnd; kind++ {
 		e.cluster.Handle(kind, func(from uint64, body []byte) { e.homes.frame(from, kind, body) }, cluster.Limit(cluster.MaxFrame))
 	}
+	e.cluster.HandleCall(callHomes, e.tellHomes)
 	e.cluster.OnDown(e.homes.down)
 	e.cluster.OnChange(func() { poke(e.changed) })
 	e.belongs.Store(true)
@@ -238,9 +247,11 @@ func (e *Engine) hello(ctx context.Context) (answer []byte, err error) {
 }
 
 // others are the live members besides this one, those that serve clients first.
-func (e *Engine) others() []cluster.Member {
+func (e *Engine) others() []cluster.Member { return ranked(e.cluster.Members()) }
+
+func ranked(all []cluster.Member) []cluster.Member {
 	var ready, rest []cluster.Member
-	for _, m := range e.cluster.Members() {
+	for _, m := range all {
 		switch {
 		case m.Self || !m.Alive || m.Cluster == 0:
 		case m.Ready:
@@ -353,7 +364,7 @@ func (e *Engine) tickle() {
 		case <-tick.C:
 			e.core.tick()
 			e.homes.tick()
-			e.cluster.SetReady(e.Health() == nil)
+			e.cluster.SetReady(e.unfit() == nil)
 		case <-e.changed:
 			e.core.setMembers(e.memberList())
 			e.homes.refresh()
@@ -363,145 +374,27 @@ func (e *Engine) tickle() {
 	}
 }
 
-// memberList are the others of this cluster, absent ones included.
+// memberList are the others of this cluster, absent ones included, but not who left.
 func (e *Engine) memberList() []member {
 	var ms []member
 	hash := cluster.Hash(e.ident.Cluster)
 	for _, m := range e.cluster.Members() {
-		if !m.Self && m.Cluster == hash {
+		if !m.Self && !m.Left && m.Cluster == hash {
 			ms = append(ms, member{id: m.ID, name: m.Name, alive: m.Alive})
 		}
 	}
 	return ms
 }
 
-// settleIn makes a newcomer a full member: it takes everything from one that is.
-func (e *Engine) settleIn() {
-	k := e.core
-	began, told := time.Now(), time.Now()
-	for {
-		k.mu.Lock()
-		synced, serves, wrote := k.synced, k.serves(), k.own.seq > 0
-		k.mu.Unlock()
-		if serves {
-			close(e.ready)
-			e.log.Info("has what the others have", zap.Int("items", e.replica.Len()))
-			return
-		}
-		if !synced {
-			done := make(chan error, 1)
-			if e.sync(done) {
-				select {
-				case err := <-done:
-					if err == nil {
-						e.fill()
-						k.mu.Lock()
-						k.join()
-						k.mu.Unlock()
-						continue
-					}
-					e.log.Warn("could not take over the data; trying another controller", zap.Error(err))
-				case <-e.stop:
-					return
-				}
-				began = time.Now()
-			} else if wait := time.Since(began); wrote && wait > reunion && !e.unheard() || wait > orphanedAfter && e.eldest() {
-				e.log.Warn("no controller of this cluster serves: going on with what is here", zap.Int("items", e.replica.Len()))
-				k.mu.Lock()
-				k.join()
-				k.mu.Unlock()
-				continue
-			}
-		}
-		if time.Since(told) > tellEvery {
-			told = time.Now()
-			e.log.Warn("not serving yet", zap.Error(e.Health()))
-		}
-		select {
-		case <-time.After(enterEvery):
-		case <-e.stop:
-			return
-		}
-	}
-}
-
-// sync begins to take everything from a member that serves, and reports false if
-// there is none.
-func (e *Engine) sync(done chan error) bool {
-	k := e.core
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, id := range k.order {
-		if p := k.peers[id]; p != nil && p.alive && p.ready && p.heard != 0 {
-			k.rec.sync(p, func(err error) { done <- err })
-			return true
-		}
-	}
-	return false
-}
-
-// unheard reports whether a live member has not told yet whether it serves.
-func (e *Engine) unheard() bool {
-	k := e.core
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, p := range k.near {
-		if p.alive && p.heard == 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// eldest reports whether no live member has a lower id.
-func (e *Engine) eldest() bool {
-	k := e.core
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for id, p := range k.peers {
-		if p.alive && id < k.id {
-			return false
-		}
-	}
-	return true
-}
-
-// Health says why this controller does not serve its level; nil if it does.
-func (e *Engine) Health() error {
-	if e.core == nil {
-		return nil
-	}
-	e.core.mu.Lock()
-	defer e.core.mu.Unlock()
-	switch {
-	case !e.core.synced:
-		return errors.New("taking over the data of the cluster")
-	case e.core.skewed.Load():
-		return errSkewed
-	case e.core.cut.lagging():
-		return errors.New("was away, and others have forgotten what this controller has not heard of: catching up")
-	}
-	return nil
-}
-
-var errSkewed = errors.New("clock skew: this controller's clock is too far from the others'; set it (NTP), then restart, or raise max-skew")
-
-// bye tells all that this member leaves.
-func (k *core) bye() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for id, p := range k.peers {
-		if p.alive {
-			k.world.send(id, cluster.Control, frameBye, nil)
-		}
-	}
-}
-
 // leave waits until another member has everything that was written here.
 func (e *Engine) leave() {
 	e.homes.close()
 	k := e.core
-	for end := time.Now().Add(leavePatience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	patience := leavePatience
+	if e.forGood.Load() {
+		patience = goodPatience
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		k.mu.Lock()
 		has, alive := false, false
 		for _, p := range k.peers {
@@ -512,11 +405,14 @@ func (e *Engine) leave() {
 		if has || !alive || e.died.Load() {
 			break
 		}
+		if time.Now().After(end) {
+			e.log.Warn("stopping although no other controller has confirmed that it has all changes made here: some may be lost", zap.Duration("waited", patience))
+			break
+		}
 	}
-	k.bye()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = e.cluster.Leave(ctx) // that others are told late is no harm
+	_ = e.cluster.Leave(ctx) // who does not hear of it takes this one for absent
 }
 
 // left ends what enter started, after the goroutines have.
@@ -529,53 +425,6 @@ func (e *Engine) left() error {
 	e.core.acks.close(e.core)
 	return err
 }
-
-// recover is Recover in a cluster.
-func (e *Engine) recover(ctx context.Context, key attune.Key, lost attune.Item) (attune.Item, error) {
-	for tries := 0; tries < recoverTries; {
-		value, sure, err := e.fetcher.Fetch(ctx, key, lost)
-		if err != nil {
-			return attune.Item{}, err
-		}
-		if value != nil {
-			lost.Value = value
-			return lost, nil
-		}
-		it, err := e.replica.Get(ctx, key, nil, false)
-		missing, gone := repair.Missing(err)
-		switch {
-		case !missing:
-			return it, err
-		case it.Stored != lost.Stored:
-			tries++ // it was written meanwhile
-		case e.clock.now()-millis(lost.Version) < young.Milliseconds():
-			// Those who were asked may be about to get it.
-			select {
-			case <-time.After(young / 16):
-			case <-ctx.Done():
-				return attune.Item{}, context.Cause(ctx)
-			}
-		case sure && gone:
-			e.core.evict(key.Hash, it.Version)
-			tries++
-		case sure:
-			return attune.Item{}, err // it may be in the store here
-		default:
-			if tries++; tries == recoverTries {
-				return attune.Item{}, repair.ErrSilent // gossip will tell whether it is alive
-			}
-		}
-		lost = it
-	}
-	return attune.Item{}, replica.ErrBusy
-}
-
-// young is for how long a version may be on its way to those who are asked for its
-// bytes.
-const young = 500 * time.Millisecond
-
-// recoverTries is how often a key may change while its bytes are looked for.
-const recoverTries = 5
 
 // randomID is an origin that was never used and never will be.
 func randomID() uint64 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/consistency/codec"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/gossip/journal"
 	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
@@ -31,12 +32,19 @@ const (
 	// stateAfter is how much may be journaled before the state is written anew: that,
 	// or as much as there is state.
 	stateAfter = 64 << 20
-	// Kinds of records in the journal.
-	recordUpdate byte = iota // and an update, its origin and seq given
-	recordCut                // and a version: what is dead up to it is forgotten
-	recordFloor              // and a version: what is older is flushed
-	recordHeld               // and what a member had of a key: see appendHeld
-	recordVector             // and dependencies: everything of these is here now
+)
+
+// unsavedMost is how many bytes beyond the ring may wait for the journal, which may wait
+// for a store without room, until nothing is taken from others any more.
+var unsavedMost = 64 << 20
+
+// Kinds of records in the journal.
+const (
+	recordUpdate byte = iota + 3 // and an update, its origin and seq given
+	recordCut                    // and a version: what is dead up to it is forgotten
+	recordFloor                  // and a version: what is older is flushed
+	recordHeld                   // and what a member had of a key: see appendHeld
+	recordVector                 // and dependencies: everything of these is here now
 )
 
 var (
@@ -107,6 +115,12 @@ func (k *core) note(kind byte, fill func([]byte) []byte) {
 		k.disk.extra = append(k.disk.extra, extra{k.ring.next(), fill([]byte{kind})})
 		k.world.stir()
 	}
+}
+
+// swamped reports whether so much waits for the journal that no more is taken from
+// others. They keep it, or can be compared with.
+func (k *core) swamped() bool {
+	return k.durable() && k.ring.first >= k.ring.keep && k.ring.bytes > k.ring.limit+unsavedMost
 }
 
 func (k *core) noteVersion(kind byte, v attune.Version) {
@@ -237,22 +251,15 @@ func (k *core) saveNow(ctx context.Context) error {
 	head := k.stateHead()
 	k.mu.Unlock()
 	var size int64
-	err = d.journal.Checkpoint(at, func(w io.Writer) error {
-		counted := &countingWriter{w: w}
-		defer func() { size = counted.n }()
-		if _, err := counted.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(head)))); err != nil {
-			return err
-		}
-		if _, err := counted.Write(head); err != nil {
-			return err
-		}
-		if _, err := cut.WriteTo(counted); err != nil {
-			return err
-		}
-		if k.replica.Immediate() {
-			if err := k.replica.Export(ctx, counted); err != nil {
-				return err
+	err = d.journal.Checkpoint(at, func(w io.Writer) (err error) {
+		size, err = disk.WriteContent(w, head, cut, func(w io.Writer) error {
+			if k.replica.Immediate() {
+				return k.replica.Export(ctx, w)
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		// An item that was overwritten meanwhile went without its bytes: what has
 		// overwritten it must be in the journal before this state counts.
@@ -310,16 +317,8 @@ func (k *core) load(ctx context.Context) error {
 	defer k.mu.Unlock()
 	d := &k.disk
 	err := d.journal.LoadState(func(r io.Reader) error {
-		var n [4]byte
-		if _, err := io.ReadFull(r, n[:]); err != nil {
-			return err
-		}
-		size := binary.LittleEndian.Uint32(n[:])
-		if size > 64<<20 {
-			return errState
-		}
-		head := make([]byte, size)
-		if _, err := io.ReadFull(r, head); err != nil {
+		head, err := disk.ReadHead(r, 64<<20)
+		if err != nil {
 			return err
 		}
 		h := reader{b: head}
@@ -339,7 +338,7 @@ func (k *core) load(ctx context.Context) error {
 		if !k.replica.Immediate() {
 			return nil
 		}
-		_, err := k.replica.Import(ctx, r)
+		_, err = k.replica.Import(ctx, r)
 		return err
 	})
 	if err == nil {
@@ -403,16 +402,4 @@ func (k *core) replay(record []byte) error {
 		return errState
 	}
 	return nil
-}
-
-// countingWriter counts what passes.
-type countingWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (w *countingWriter) Write(b []byte) (int, error) {
-	n, err := w.w.Write(b)
-	w.n += int64(n)
-	return n, err
 }

@@ -496,3 +496,41 @@ func TestAJournalThatFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestWhatWaitsForTheJournalIsBounded: a journal that waits, as for a store without room,
+// does not have changes of others gather in memory without end. What was not taken is
+// when it is sent again.
+func TestWhatWaitsForTheJournalIsBounded(t *testing.T) {
+	defer func(n int) { unsavedMost = n }(unsavedMost)
+	unsavedMost = 1 << 20
+	l := live(t, t.TempDir(), false, simEpoch)
+	l.ring.limit = 1 << 20
+	const n, size = 100, 64 << 10
+	value := strings.Repeat("v", size)
+	send := func(from uint64) (next uint64) {
+		for next = from; next <= n; next++ {
+			l.frame(2, frameUpdates, frameOf(madeBy(77, next, fmt.Sprint("k", next%3), value)))
+		}
+		return l.seqOf(77) + 1
+	}
+	next := send(1)
+	if most := l.ring.limit + unsavedMost + 2*size; l.ring.bytes > most || next > n || l.overflowed == 0 {
+		t.Errorf("%d bytes wait for the journal, at most %d should; %d changes of %d were taken, %d not", l.ring.bytes, most, next-1, n, l.overflowed)
+	}
+	for last := uint64(0); next <= n && next > last; {
+		last = next
+		l.persists()
+		next = send(next)
+	}
+	if next != n+1 {
+		t.Errorf("%d changes of %d are here in the end", next-1, n)
+	}
+	// One that is larger than all that may wait is no reason to take nothing more.
+	l.persists()
+	l.ring.limit = size / 2
+	l.frame(2, frameUpdates, frameOf(madeBy(77, n+1, "k", value)))
+	l.persists()
+	if l.swamped() {
+		t.Error("swamped by what is in the journal")
+	}
+}

@@ -205,7 +205,7 @@ func (r *reconciler) tick(now time.Duration) {
 		r.wait(now)
 		return
 	}
-	if !k.synced || len(k.near) == 0 {
+	if !k.synced || len(k.near) == 0 || k.swamped() {
 		return
 	}
 	r.turn = (r.turn + 1) % len(k.near)

@@ -235,7 +235,7 @@ func (w *story) crash(slot int) {
 func (w *story) trouble() {
 	slot := w.rng.IntN(len(w.s.nodes))
 	n := w.s.nodes[slot]
-	switch w.rng.IntN(8) {
+	switch w.rng.IntN(9) {
 	case 0:
 		if len(w.s.live()) > 2 {
 			w.crash(slot)
@@ -258,6 +258,8 @@ func (w *story) trouble() {
 		for i := range w.s.nodes {
 			w.s.resume(i)
 		}
+	case 8: // its clock jumps
+		n.skew = []time.Duration{0, time.Second, time.Hour, -time.Hour}[w.rng.IntN(4)]
 	}
 }
 

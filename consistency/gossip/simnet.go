@@ -100,7 +100,7 @@ type simNode struct {
 	net  *simNet
 	slot int
 	name string
-	skew time.Duration // of its wall clock
+	skew time.Duration // how far its wall clock is ahead
 	pace float64       // how fast its clock is
 
 	// The rest is of one life.
@@ -174,7 +174,8 @@ func (n *simNode) boot(founds bool) {
 	n.backlog, n.streams, n.draws = nil, make(map[simStream]*simSent), 0
 	n.store = &simStore{node: n, recs: make(map[attune.KeyHash]simRecord)}
 	n.replica = replica.Open(replica.Options{Backend: n.store, Gen: 1, Seed: 1, Tombstones: true})
-	clock := newClock(n.id, simEpoch+(s.now+n.skew).Milliseconds(), n.mono)
+	clock := newClock(n.id, simEpoch+s.now.Milliseconds(), n.mono)
+	clock.wrong = func() time.Duration { return n.skew }
 	n.core = newCore(n.id, s.causal, n.replica, clock, n, s.log.With(zap.String("node", n.name)))
 	n.core.maxSkew = s.maxSkew
 	if founds {

@@ -81,23 +81,16 @@ type member struct {
 	alive bool
 }
 
-// setMembers tells who is in the cluster, this one left out.
+// setMembers tells who is in the cluster, this one left out. Who took its leave is no
+// member any more: nobody need remember the dead for it. If it comes back it is behind;
+// see cutter.
 func (k *core) setMembers(ms []member) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.order = k.order[:0]
-	for id := range k.left {
-		if !slices.ContainsFunc(ms, func(m member) bool { return m.id == id }) {
-			delete(k.left, id)
-		}
-	}
-	if len(k.left) > 0 {
-		ms = slices.DeleteFunc(slices.Clone(ms), func(m member) bool { return k.left[m.id] && !m.alive })
-	}
 	for _, m := range ms {
 		p := k.peers[m.id]
 		if p == nil {
-			delete(k.left, m.id) // it is back
 			p = &peer{id: m.id, vv: make(map[uint64]heardOf), resend: make(map[uint64]time.Duration), full: true}
 			k.peers[m.id] = p
 		}
@@ -372,9 +365,23 @@ func (k *core) tick() {
 		}
 		k.slew()
 	}
+	k.askFar()
 	k.acks.expire(time.Now())
 	k.rec.tick(now)
 	k.cut.tick(now)
+}
+
+// askFar has those tell how far they are who tell it to their neighbours alone, if a
+// client waits for more acknowledgements than the neighbours here can give.
+func (k *core) askFar() {
+	if !k.acks.waiting() || int(k.acks.want.Load()) <= len(k.near)+1 {
+		return
+	}
+	for _, p := range k.peers {
+		if p.alive && !p.neighbour && p.vv[k.id].seq < k.own.seq {
+			k.world.send(p.id, cluster.Control, frameFull, nil)
+		}
+	}
 }
 
 // news reports whether there is something to tell in a digest.

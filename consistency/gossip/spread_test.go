@@ -352,22 +352,29 @@ func TestAllNodeBits(t *testing.T) {
 
 // TestSkewedMayNotWrite: who is far from the median finds out, and the others go on.
 func TestSkewedMayNotWrite(t *testing.T) {
-	s := newSimNet(simConfig{seed: 1, nodes: 3})
-	off := s.nodes[2].core.clock
-	off.began += 3600_000
-	s.run(2 * time.Second)
-	for i, n := range s.nodes {
-		if got, want := n.core.skewed.Load(), i == 2; got != want {
-			t.Errorf("%s skewed: %v", n.name, got)
+	const noticed = 2*offsetTurn + 2*time.Second
+	for _, skew := range []time.Duration{time.Hour, -time.Hour} {
+		for _, jumps := range []bool{false, true} {
+			s := newSimNet(simConfig{seed: 1, nodes: 3})
+			if jumps {
+				s.run(noticed)
+			}
+			s.nodes[2].skew = skew
+			s.run(noticed)
+			for i, n := range s.nodes {
+				if got, want := n.core.skewed.Load(), i == 2; got != want {
+					t.Errorf("%v, jumps %v: %s skewed: %v", skew, jumps, n.name, got)
+				}
+				if n.core.clock.offset.Load() != 0 {
+					t.Errorf("%v, jumps %v: %s was slewed", skew, jumps, n.name)
+				}
+			}
+			s.nodes[2].skew = 0
+			s.run(noticed)
+			if s.nodes[2].core.skewed.Load() {
+				t.Errorf("%v, jumps %v: skewed for ever", skew, jumps)
+			}
 		}
-		if n.core.clock.offset.Load() != 0 {
-			t.Errorf("%s was slewed", n.name)
-		}
-	}
-	off.began -= 3600_000
-	s.run(2 * time.Second)
-	if s.nodes[2].core.skewed.Load() {
-		t.Error("skewed for ever")
 	}
 }
 
@@ -474,5 +481,29 @@ func TestLateDigestsAreNoSkew(t *testing.T) {
 	}
 	if by := busy.core.clock.offset.Load(); by != 0 {
 		t.Errorf("slewed by %d ms", by)
+	}
+}
+
+// TestAcknowledgedByAllOfMany: also by those that are no neighbours, who mostly tell this
+// member nothing.
+func TestAcknowledgedByAllOfMany(t *testing.T) {
+	s := newSimNet(simConfig{seed: 1, nodes: fullMesh + 8})
+	a := s.nodes[0]
+	a.core.acks.want.Store(All)
+	s.run(time.Second)
+	for i := range 3 {
+		v := a.set("k", bytesOf(i+1))
+		acked := false
+		if !a.core.await(&attune.Call{Done: func() { acked = true }}) {
+			t.Fatal("nobody is waited for")
+		}
+		if !s.until(time.Second, time.Millisecond, func() bool { return acked }) {
+			t.Fatalf("change %d is not acknowledged: %d", i, a.core.confirmed())
+		}
+		for _, n := range s.nodes {
+			if _, has := n.get("k"); has != v {
+				t.Errorf("%s does not have change %d, which was acknowledged by all", n.name, i)
+			}
+		}
 	}
 }

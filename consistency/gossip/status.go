@@ -2,10 +2,13 @@ package gossip
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"time"
 
+	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/consistency/repair"
+	"github.com/attunekv/attune/replica"
 )
 
 // Status is what one member knows of its cluster.
@@ -60,6 +63,12 @@ type PeerStatus struct {
 
 // Repairs tells how the store is.
 func (e *Engine) Repairs() repair.Status { return repair.StatusOf(e.stage, e.fetcher, e.filler) }
+
+// Seek gives to fn what others have of the items that save lacks: see
+// [repair.Fetcher.Seek].
+func (e *Engine) Seek(ctx context.Context, save *replica.Save, fn func(key []byte, it attune.Item) error) (found int64, err error) {
+	return e.fetcher.Seek(ctx, save, fn)
+}
 
 // Status tells how this member and the others are.
 func (e *Engine) Status() Status {

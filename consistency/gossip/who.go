@@ -52,13 +52,15 @@ func (k *core) nameOf(id uint64) string {
 	return ""
 }
 
-// MayLeave says why this member must not leave now; nil if it may.
-func (e *Engine) MayLeave() error {
+// LeaveForGood has Close take the time that it needs, as this member never comes back.
+// Errors: why it must not leave now.
+func (e *Engine) LeaveForGood() error {
 	k := e.core
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, p := range k.peers {
 		if p.alive && p.ready {
+			e.forGood.Store(true)
 			return nil
 		}
 	}

@@ -22,7 +22,8 @@ const (
 	frameForward // ops for the home of their keys
 	frameAnswer  // and what became of them
 	frameFull    // asks for a whole digest
-	frameBye     // it leaves on purpose, and has told everything
+	_            // was that a member leaves: package cluster tells that now
+	frameTrace   // the next FORWARD frame has ops that are traced
 	framesEnd
 )
 

@@ -163,7 +163,9 @@ func (e *Engine) read(ctx context.Context, op *attune.Op, bump bool, s *scratch)
 
 // Recover returns the bytes of an item that the backend has lost, as a peer has
 // them; or the item that replaced it; or the zero Item, after exactly that version
-// was removed, as nobody has its bytes.
+// was removed, as nobody has its bytes; or, while a member is away that may have them,
+// an Item that has expired, and nothing was removed. [repair.ErrSilent]: one that is
+// there does not say, and the Item is such a one.
 func (e *Engine) Recover(ctx context.Context, key attune.Key, lost attune.Item) (attune.Item, error) {
 	if e.core != nil {
 		return e.recover(ctx, key, lost)

@@ -2,10 +2,10 @@ package ordered
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/disk"
 	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
@@ -31,7 +32,7 @@ func (e *Engine) send(to uint64, class cluster.Class, kind byte, body []byte) bo
 
 func (e *Engine) nonce() uint64 { return randomID() }
 
-func (e *Engine) wall() int64 { return time.Now().UnixMilli() }
+func (e *Engine) wall() int64 { return e.cluster.Wall().UnixMilli() }
 
 func (e *Engine) fetchIndex(m *pb.Message) {
 	e.tasks.Go(func() {
@@ -52,26 +53,27 @@ func (e *Engine) receiveCut(m *pb.Message) (*replica.Prepared, error) {
 // hydrate fetches the values that an installed snapshot lacks. A store outside this
 // process may still have them, so it is asked first; and if the others cannot list
 // theirs, as their stores are out of order, each is fetched when it is asked for.
-func (e *Engine) hydrate() {
+func (e *Engine) hydrate(index uint64) {
+	here := func() { e.core.bytesHere(index) }
 	if !e.replica.Immediate() && !e.replica.Durable() {
 		e.tasks.Go(func() {
 			if err := e.filler.Once(e.ctx); err != nil {
 				e.log.Warn("values that the store here lacks could not be fetched; each will be when it is asked for", zap.Error(err))
 			}
-			e.post(e.core.bytesHere)
+			e.post(here)
 		})
 		return
 	}
 	e.tasks.Go(func() {
 		for {
-			for _, m := range e.peers() {
+			for _, m := range e.sources() {
 				n, err := e.receiveData(m.ID)
 				if err == nil && e.replica.Durable() {
 					err = e.replica.Sync(e.ctx) // a voter's bytes survive what it does
 				}
 				if err == nil {
 					e.log.Info("fetched the values", zap.String("from", m.Name), zap.Int64("records", n))
-					e.post(e.core.bytesHere)
+					e.post(here)
 					return
 				}
 				e.log.Warn("values could not be fetched; trying another controller", zap.String("from", m.Name), zap.Error(err))
@@ -94,28 +96,48 @@ func (e *Engine) receiveData(id uint64) (int64, error) {
 	return e.replica.Import(e.ctx, r)
 }
 
-// peers are the other members of this cluster, the leader first, because it has
-// everything; then those that are ready.
+// peers are the other members of this cluster, those that are whole first.
 func (e *Engine) peers() []cluster.Member {
-	var leader, ready, others []cluster.Member
-	name := e.Status().Leader
-	for _, m := range e.cluster.Members() {
+	whole, others := sorted(e.cluster.Members(), e.Status().Leader)
+	return append(whole, others...)
+}
+
+// sources are the members to take all values from. One that is not ready may be on its
+// way to them itself: what it has is not all, and is taken only if nobody has more.
+func (e *Engine) sources() []cluster.Member {
+	whole, others := sorted(e.cluster.Members(), e.Status().Leader)
+	if len(whole) > 0 {
+		return whole
+	}
+	return others
+}
+
+// sorted are the other members that live: the leader, because it has everything, and
+// those that are ready; and the rest.
+func sorted(members []cluster.Member, leader string) (whole, others []cluster.Member) {
+	for _, m := range members {
 		switch {
 		case m.Self || !m.Alive || m.Cluster == 0:
-		case m.Name == name:
-			leader = append(leader, m)
+		case m.Name == leader:
+			whole = slices.Insert(whole, 0, m)
 		case m.Ready:
-			ready = append(ready, m)
+			whole = append(whole, m)
 		default:
 			others = append(others, m)
 		}
 	}
-	return append(append(leader, ready...), others...)
+	return whole, others
 }
 
-// position is in the log.
-func (e *Engine) position() (applied, begun uint64) {
-	return e.core.applied.Load(), e.core.begun.Load()
+// place is that in the log, for whoever asks for bytes.
+type place struct{ *core }
+
+var _ repair.Progress = place{}
+
+func (p place) Begun() uint64 { return p.begun.Load() }
+
+func (p place) Behind(position uint64, _ attune.Key, _ attune.Version) bool {
+	return p.applied.Load() < position
 }
 
 func (e *Engine) saveState(snap *pb.Snapshot, cut *replica.Cut) {
@@ -128,51 +150,31 @@ func (e *Engine) saveState(snap *pb.Snapshot, cut *replica.Cut) {
 
 // writeState puts a state on disk: what load reads.
 func (e *Engine) writeState(meta *pb.SnapshotMetadata, header []byte, cut *replica.Cut) (size int64, err error) {
-	err = e.store.SaveState(meta, func(w io.Writer) error {
-		counted := &countingWriter{w: w}
-		defer func() { size = counted.n }()
-		if _, err := counted.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(header)))); err != nil {
-			return err
-		}
-		if _, err := counted.Write(header); err != nil {
-			return err
-		}
-		if _, err := cut.WriteTo(counted); err != nil {
-			return err
-		}
-		switch {
-		case e.replica.Immediate():
-			return e.replica.Export(e.ctx, counted)
-		case e.replica.Durable():
-			// The log may be forgotten when the store has what it says.
-			if err := e.stage.Drain(e.ctx); err != nil {
-				return err
+	err = e.store.SaveState(meta, func(w io.Writer) (err error) {
+		size, err = disk.WriteContent(w, header, cut, func(w io.Writer) error {
+			switch {
+			case e.replica.Immediate():
+				return e.replica.Export(e.ctx, w)
+			case e.replica.Durable():
+				// The log may be forgotten when the store has what it says.
+				if err := e.stage.Drain(e.ctx); err != nil {
+					return err
+				}
+				return e.replica.Sync(e.ctx)
 			}
-			return e.replica.Sync(e.ctx)
-		}
-		return nil
+			return nil
+		})
+		return err
 	})
 	return size, err
 }
 
-type countingWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (w *countingWriter) Write(b []byte) (int, error) {
-	n, err := w.w.Write(b)
-	w.n += int64(n)
-	return n, err
-}
-
-// until is the use of e, to the deadline of a call of this controller's; c is nil for
-// one of another's, who told no deadline.
-func (e *Engine) until(c *attune.Call) (context.Context, context.CancelFunc) {
-	if c == nil || c.Deadline.IsZero() {
+// until is the use of e, to a deadline; zero is none.
+func (e *Engine) until(deadline time.Time) (context.Context, context.CancelFunc) {
+	if deadline.IsZero() {
 		return context.WithCancel(e.ctx)
 	}
-	return context.WithDeadlineCause(e.ctx, c.Deadline, errFetching)
+	return context.WithDeadlineCause(e.ctx, deadline, errFetching)
 }
 
 // fetchBytes gets what requests are decided on from the store, or from a peer.
@@ -181,7 +183,11 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 		// The request may end meanwhile, and its memory be somebody else's.
 		wants[i].key.Text = append([]byte(nil), wants[i].key.Text...)
 	}
-	ctx, cancel := e.until(r.call)
+	var deadline time.Time
+	if r.deadline != 0 {
+		deadline = e.start.Add(r.deadline)
+	}
+	ctx, cancel := e.until(deadline)
 	e.tasks.Go(func() {
 		defer cancel()
 		got := make(map[attune.KeyHash]fetched, len(wants))
@@ -191,10 +197,11 @@ func (e *Engine) fetchBytes(r *request, wants []wanted) {
 			switch missing, gone := repair.Missing(err); {
 			case missing && it.Stored == w.item.Stored:
 				here := err
-				var sure bool
-				if f.value, sure, err = e.fetcher.Fetch(ctx, w.key, it); err == nil && f.value == nil {
-					f.gone, err = sure && gone, out(here, sure)
+				var a repair.Answer
+				if a, err = e.fetcher.Fetch(ctx, w.key, it); err == nil && a.Value == nil {
+					f.gone, err = a.Sure && gone, out(here, a.Sure)
 				}
+				f.value = a.Value
 			case missing:
 				err = nil // it has changed: it will be looked for again
 				f.stored = 0
@@ -226,10 +233,18 @@ func (e *Engine) reclaim() {
 }
 
 // stageChange hands the bytes of an applied change on to the store.
-func (e *Engine) stageChange(ch *attune.Change) { e.stage.Add(ch) }
+func (e *Engine) stageChange(ch *attune.Change) {
+	e.stage.Add(ch)
+	if e.status.Load() == nil {
+		e.stage.Wait() // the log of a life before, which may be long; nobody waits for this one yet
+	}
+}
 
 // behind implements world.
 func (e *Engine) behind() bool { return e.stage.Behind() }
+
+// swamped implements world.
+func (e *Engine) swamped() bool { return e.stage.Full() }
 
 // Recover finds the bytes of an item that this replica has in its index and not
 // in its store: at a peer, of exactly that version. If no peer that can be reached
@@ -249,16 +264,16 @@ func (e *Engine) Recover(c *attune.Call, key attune.Key, item attune.Item) bool 
 const recoverTries = 5
 
 func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attune.Item, error) {
-	ctx, cancel := e.until(c)
+	ctx, cancel := e.until(c.Deadline)
 	defer cancel()
 	var caught attune.Version // what the index still named when this replica had caught up
 	for range recoverTries {
-		value, sure, err := e.fetcher.Fetch(ctx, key, item)
+		a, err := e.fetcher.Fetch(ctx, key, item)
 		if err != nil {
 			return attune.Item{}, err
 		}
-		if value != nil {
-			item.Value = value
+		if a.Value != nil {
+			item.Value = a.Value
 			return item, nil
 		}
 		it, err := e.replica.Get(ctx, key, nil, false)
@@ -270,9 +285,9 @@ func (e *Engine) recover(c *attune.Call, key attune.Key, item attune.Item) (attu
 			item = it
 			continue
 		}
-		if why := out(err, sure); why != nil {
+		if why := out(err, a.Sure); why != nil {
 			// Those who have it no more may be ahead of this replica.
-			if !sure || caught == it.Stored || e.await(c, localCall{kind: kindBarrier}) != nil {
+			if !a.Sure || caught == it.Stored || e.await(c, localCall{kind: kindBarrier}) != nil {
 				return attune.Item{}, why
 			}
 			caught = it.Stored

@@ -50,9 +50,9 @@ type world interface {
 	// fetchIndex gets the index of the snapshot that a peer announced in m, and has
 	// core.indexFetched called with it.
 	fetchIndex(m *pb.Message)
-	// hydrate fills in the bytes of index entries from peers, and has
-	// core.bytesHere called when all are there.
-	hydrate()
+	// hydrate fills in the bytes of index entries from peers, after a snapshot with
+	// that index was installed, and has core.bytesHere called when all are there.
+	hydrate(index uint64)
 	// fetchBytes gets values from the store or a peer, and has core.bytesFetched
 	// called.
 	fetchBytes(r *request, wanted []wanted)
@@ -61,6 +61,8 @@ type world interface {
 	stageChange(change *attune.Change)
 	// behind reports whether so much waits for that store that writes must wait, too.
 	behind() bool
+	// swamped reports whether it is so much that nothing more is taken from the leader.
+	swamped() bool
 	// saveState writes cut and the values to disk, closes cut, and has
 	// core.stateSaved called.
 	saveState(snap *pb.Snapshot, cut *replica.Cut)
@@ -98,11 +100,15 @@ type core struct {
 	unanchored atomic.Uint64
 	counts     counts
 
-	st    state
-	conf  *pb.ConfState
-	pace  logClock
-	soft  raft.SoftState
-	since time.Duration // when the leader was last found missing
+	st   state
+	conf *pb.ConfState
+	pace logClock
+	soft raft.SoftState
+	// reigns is who led when, reign the term of the newest entry applied since the start,
+	// and noted the newest whose leader is there.
+	reigns       reigns
+	reign, noted uint64
+	since        time.Duration // when the leader was last found missing
 	// campaignAt is when to stand for election because the leader hung up; 0 is not.
 	campaignAt time.Duration
 
@@ -115,7 +121,10 @@ type core struct {
 	lastID     uint64
 	asked      map[asker]uint64 // the newest request of each that came
 
-	traced tracing
+	traces  int                                                 // requests that are traced and not answered
+	traceOf func(attune.SpanContext, []attune.Op) *attune.Trace // nil: nobody asks
+
+	ahead [lookahead]codec.Record // of the entry that is applied
 
 	reads reads
 	lead  leadership
@@ -150,6 +159,8 @@ func (c *core) start() error {
 	c.forwarded = make(map[uint64]*request)
 	c.asked = make(map[asker]uint64)
 	c.lastID = c.world.nonce() << idBits
+	// An answer to a former process of this member must be none to this one.
+	c.reads.counter = c.world.nonce()
 	c.lead.init()
 	c.memb.init()
 	if c.st.members == nil {
@@ -241,6 +252,9 @@ func (c *core) ready() {
 	if rd.SoftState != nil {
 		c.softState(*rd.SoftState)
 	}
+	if term := rd.HardState.GetTerm(); rd.SoftState != nil || term != 0 && term != c.noted {
+		c.noteLeader()
+	}
 	early := c.soft.RaftState == raft.StateLeader
 	if early {
 		for _, m := range rd.Messages {
@@ -311,6 +325,7 @@ func (c *core) softState(s raft.SoftState) {
 	}
 	if was.RaftState == raft.StateLeader && s.RaftState != raft.StateLeader {
 		c.lead.lost()
+		c.memb.lost()
 	}
 }
 
@@ -339,11 +354,14 @@ func (c *core) tick() {
 
 // accept takes a request of this controller's.
 func (c *core) accept(in localCall) {
-	r := &request{call: in.call, kind: in.kind, ops: in.call.Ops, res: in.call.Res[:min(len(in.call.Res), len(in.call.Ops))], lost: in.lost}
+	r := &request{
+		call: in.call, kind: in.kind, ops: in.call.Ops, res: in.call.Res[:min(len(in.call.Res), len(in.call.Ops))],
+		lost: in.lost, deadline: in.deadline,
+	}
 	c.pending++
-	c.trace(r)
-	if !in.call.Deadline.IsZero() {
-		r.deadline = in.deadline
+	if r.trace = in.call.Trace; r.trace != nil {
+		c.traces++
+		r.trace.Ended("queue", "the core's turn began")
 	}
 	if r.kind == kindAnchor {
 		r.last = r.deadline
@@ -406,6 +424,7 @@ func (c *core) nameOf(id uint64) string {
 // apply makes one committed entry take effect. It is a pure function of the log:
 // it reads no clock and waits for nothing.
 func (c *core) apply(e *pb.Entry) {
+	c.noteReign(e.GetTerm())
 	c.st.applied, c.st.term = e.GetIndex(), e.GetTerm()
 	c.begun.Store(c.st.applied)
 	switch e.GetType() {
@@ -419,41 +438,62 @@ func (c *core) apply(e *pb.Entry) {
 	c.settleProposals(e)
 }
 
+// lookahead is how many changes, or requests, are seen before the first takes effect:
+// most of the time that one takes goes to waiting for memory.
+const lookahead = 32
+
 func (c *core) applyRecords(e *pb.Entry) {
 	rd, err := codec.Open(e.GetData())
 	if err != nil {
 		panic(fmt.Sprintf("log entry %d cannot be read, so this controller cannot stay equal to the others: %v", e.GetIndex(), err))
 	}
 	c.st.time = max(c.st.time, rd.Header.Time)
+	c.replica.Passed(c.st.time)
 	if c.soft.RaftState != raft.StateLeader {
 		c.pace.heard(c.st.time, c.mono())
 	}
-	rec := &c.snaps.rec
-	for rd.Next(rec) {
-		c.st.version = max(c.st.version, rec.Version)
-		switch rec.Kind {
-		case codec.KindChange:
-			c.applyChange(&rec.Change, len(e.GetData()))
-		case codec.KindFlush:
-			c.replica.Flush(rec.Version)
-		case codec.KindFlushAt:
-			c.st.flushAt = rec.At
-		case codec.KindFormed:
-			c.st.formed = true
-			c.log.Info("the cluster has its first size and is served", zap.Int("members", len(c.st.members)))
+	for more := true; more; {
+		recs := c.ahead[:0]
+		for len(recs) < lookahead {
+			recs = recs[:len(recs)+1]
+			rec := &recs[len(recs)-1]
+			if more = rd.Next(rec); !more {
+				recs = recs[:len(recs)-1]
+				break
+			}
+			if key := &rec.Change.Key; key.Text != nil {
+				key.Hash = c.replica.Hash(key.Text)
+				c.replica.Prefetch(*key)
+			}
 		}
+		for i := range recs {
+			c.applyRecord(&recs[i], len(e.GetData()))
+		}
+		clear(recs)
 	}
 	if err := rd.Err(); err != nil {
 		panic(fmt.Sprintf("log entry %d is damaged, so this controller cannot stay equal to the others: %v", e.GetIndex(), err))
 	}
 }
 
+func (c *core) applyRecord(rec *codec.Record, entrySize int) {
+	c.st.version = max(c.st.version, rec.Version)
+	switch rec.Kind {
+	case codec.KindChange:
+		c.applyChange(&rec.Change, entrySize)
+	case codec.KindFlush:
+		c.replica.Flush(rec.Version)
+	case codec.KindFlushAt:
+		c.st.flushAt = rec.At
+	case codec.KindFormed:
+		c.st.formed = true
+		c.log.Info("the cluster has its first size and is served", zap.Int("members", len(c.st.members)))
+	}
+}
+
 // applyChange gives a change to the replica. It holds, because the leader decided
 // it on everything that is before it in the log; the replica checks once more.
 func (c *core) applyChange(ch *attune.Change, entrySize int) {
-	if ch.Key.Text != nil {
-		ch.Key.Hash = c.replica.Hash(ch.Key.Text)
-	}
 	if len(ch.Item.Value) >= large && entrySize > 2*len(ch.Item.Value) {
 		// A large value is kept, and would keep all of the entry.
 		ch.Item.Value = append(make([]byte, 0, len(ch.Item.Value)), ch.Item.Value...)

@@ -95,6 +95,15 @@ func (c *core) flushTime() int64 {
 	return c.st.flushAt
 }
 
+// prefetch has the processor fetch what will be looked at to decide r.
+func (c *core) prefetch(r *request) {
+	if !r.done { // else its ops are somebody else's
+		for i := range r.ops[:min(len(r.ops), lookahead)] {
+			c.replica.Prefetch(r.ops[i].Key)
+		}
+	}
+}
+
 // decide turns the writes that wait into changes, and proposes them. They are
 // decided in the order they came, on what the replica holds and what is pending;
 // several on one key share a record where they can.
@@ -115,12 +124,17 @@ func (c *core) decide() {
 		c.lead.formed = true
 	}
 	taken := 0
-	for _, r := range c.writes {
+	for i, r := range c.writes {
 		if b.size > maxBatchBytes || c.world.behind() {
 			break
 		}
+		if i%lookahead == 0 {
+			for _, next := range c.writes[i:min(i+lookahead, len(c.writes))] {
+				c.prefetch(next)
+			}
+		}
 		taken++
-		if r.done || r.fetching || c.fetchFirst(r) {
+		if r.done || r.fetching || c.tooLate(r) || c.fetchFirst(r) {
 			continue
 		}
 		if r.kind == kindEvict {
@@ -130,7 +144,9 @@ func (c *core) decide() {
 			c.decideOp(r, &r.ops[i], &r.res[i])
 		}
 		b.waiters = append(b.waiters, r)
-		c.noteOf(r, "decided here, by the leader")
+		if r.trace != nil {
+			r.trace.Ended("decide", "decided here, by the leader")
+		}
 	}
 	n := copy(c.writes, c.writes[taken:])
 	clear(c.writes[n:])

@@ -40,3 +40,61 @@ func TestProposalsOfAnEarlierTermAreDecidedAgain(t *testing.T) {
 		}
 	}
 }
+
+// Another leader's entry at the place of a proposal is not the proposal: who waits for
+// that must not be told that it was done.
+func TestAProposalWhosePlaceWasTakenWasNotDone(t *testing.T) {
+	s := newSim(t, 1, broken{})
+	s.run(10 * time.Second)
+	c := s.nodes[0].core
+	if !c.leads() {
+		t.Fatal(s.describe())
+	}
+	r := &request{call: &attune.Call{Done: func() { t.Error("answered") }}, begun: true}
+	at := c.st.applied + 1
+	c.lead.inflight = []*proposal{{index: at, term: c.st.term, waiters: []*request{r}}}
+	c.settleProposals(&pb.Entry{Index: new(at), Term: new(c.st.term + 1)})
+	if r.done || r.begun || len(c.writes) != 1 || len(c.lead.inflight) != 0 {
+		t.Errorf("%+v, %d wait to be decided, %d are under way", r, len(c.writes), len(c.lead.inflight))
+	}
+}
+
+// A version is above every other, also if those were given by a clock far ahead.
+func TestVersionsGrowWhateverTheClockSays(t *testing.T) {
+	c := &core{}
+	const now = epoch + 1000
+	c.st.version = 1 << 60
+	if v := c.nextVersion(now); v != 1<<60+1 {
+		t.Errorf("%d after one that is applied", v)
+	}
+	c.st.version = 5
+	if v := c.nextVersion(now); v != 1<<60+2 {
+		t.Errorf("%d after one that was issued", v)
+	}
+	if v := (&core{}).nextVersion(now); v != 1000<<versionShift {
+		t.Errorf("%d by the clock", v)
+	}
+}
+
+// What a leader promised itself with entries that Raft did not take is void: a flush_all
+// that is not in the log hides nothing.
+func TestADroppedProposalLeavesNothingBehind(t *testing.T) {
+	s := newSim(t, 1, broken{})
+	s.run(10 * time.Second)
+	leader := s.nodes[0]
+	c := leader.core
+	if !s.whole() || !c.leads() {
+		t.Fatal(s.describe())
+	}
+	for _, o := range s.nodes[1:] {
+		o.paused = true
+	}
+	c.raft.TransferLeader(s.nodes[1].id) // Raft drops what is proposed meanwhile
+	call := &attune.Call{Ops: []attune.Op{{Verb: attune.Flush}}, Res: make([]attune.Result, 1), Done: func() {}}
+	leader.in.calls = append(leader.in.calls, localCall{call: call})
+	was := c.lead.promises
+	leader.turn()
+	if len(c.writes) != 1 || c.lead.promises != was || len(c.lead.inflight) != 0 {
+		t.Errorf("%d wait, %+v is promised and was %+v, %d under way", len(c.writes), c.lead.promises, was, len(c.lead.inflight))
+	}
+}

@@ -24,8 +24,10 @@ const (
 	// inboxBytes is what may wait for the core of what peers sent; more makes them
 	// wait.
 	inboxBytes = 64 << 20
-	// leavePatience is how long Close waits for the others to take over.
+	// leavePatience is how long Close waits for the others to take over, and goodPatience
+	// if this member never comes back: as a voter that is gone it would be missed for ever.
 	leavePatience = 2 * time.Second
+	goodPatience  = 30 * time.Second
 )
 
 // Options say what an Engine works on.
@@ -55,7 +57,10 @@ type Options struct {
 	// OpenReplica makes the shard's copy on this node: with the generation and seed
 	// that it is given, which are the same on all members, and a backend.
 	OpenReplica func(replica.Options) (*replica.Replica, error)
-	Log         *zap.Logger
+	// Trace begins to trace what another member asks for, as part of its span, or
+	// returns nil; nil: nothing is traced for others.
+	Trace func(attune.SpanContext, []attune.Op) *attune.Trace
+	Log   *zap.Logger
 }
 
 // Engine answers for one replica, as a member of one Raft group. Its methods may
@@ -349,7 +354,7 @@ func (e *Engine) Health() error {
 	case st.Leader == "":
 		return errNoQuorum
 	}
-	return nil
+	return e.stage.Stuck()
 }
 
 // ForceNewCluster makes this controller the only member of a new cluster with the
@@ -357,33 +362,37 @@ func (e *Engine) Health() error {
 // good. Writes that only these had are gone. They are foreigners from now on, and
 // can come back as new members, without their data.
 func (e *Engine) ForceNewCluster() error {
-	done := make(chan error, 1)
-	e.post(func() {
-		ident := e.ident
-		if _, err := rand.Read(ident.Cluster[:]); err != nil {
-			done <- err
-			return
-		}
-		if err := e.core.force(); err != nil {
-			done <- err
-			return
-		}
-		if err := e.store.Rename(ident); err != nil {
-			done <- err
-			return
-		}
+	return e.do(e.ctx, func(*core) error { return e.force() })
+}
+
+// force is ForceNewCluster on the core's goroutine. The cluster has its new name first:
+// under the old one those who are believed to be lost, and come back, would follow a
+// leader who has forgotten them.
+func (e *Engine) force() error {
+	if err := e.core.mayForce(); err != nil {
+		return err
+	}
+	ident := e.ident
+	if _, err := rand.Read(ident.Cluster[:]); err != nil {
+		return err
+	}
+	err := e.store.Rename(ident)
+	if err == nil {
 		e.ident.Cluster = ident.Cluster
 		e.cluster.Move(ident.Cluster)
-		e.log.Warn("FORCED a new cluster: writes that only lost members had are gone, and the old members are refused from now on",
-			zap.String("cluster", fmt.Sprintf("%x", ident.Cluster[:4])), zap.Uint64("applied", e.core.st.applied))
-		done <- nil
-	})
-	select {
-	case err := <-done:
-		return err
-	case <-e.ctx.Done():
-		return errClosed
+		err = e.core.force()
 	}
+	if err != nil {
+		err = fmt.Errorf("the new cluster could not be written down: restart this controller, and force it again: %w", err)
+		select {
+		case e.fatal <- err:
+		default: // one reason will do
+		}
+		return err
+	}
+	e.log.Warn("FORCED a new cluster: writes that only lost members had are gone, and the old members are refused from now on",
+		zap.String("cluster", fmt.Sprintf("%x", ident.Cluster[:4])), zap.Uint64("applied", e.core.st.applied))
+	return nil
 }
 
 // Close hands over leadership, has a member without a data-dir removed for good,
@@ -409,14 +418,23 @@ func (e *Engine) ended() error {
 	return errors.Join(e.cluster.Close(), e.store.Close())
 }
 
-// leave makes room for the others, within leavePatience.
+// leave makes room for the others, within leavePatience or goodPatience.
 func (e *Engine) leave() {
-	forget := e.o.DataDir == "" || e.forGood.Load()
+	patience, forget := leavePatience, e.o.DataDir == ""
+	if e.forGood.Load() {
+		patience, forget = goodPatience, true
+	}
 	e.post(func() { e.core.memb.leaving, e.core.memb.forget = true, forget })
-	for end := time.Now().Add(leavePatience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		left := make(chan bool, 1)
+	left := make(chan bool, 1)
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		e.post(func() { left <- e.core.left() })
 		if <-left {
+			break
+		}
+		if time.Now().After(end) {
+			if forget {
+				e.log.Warn("stopping although the others have not confirmed that this controller left: as long as it is a member (attune show), it counts as missing", zap.Duration("waited", patience))
+			}
 			break
 		}
 	}

@@ -17,7 +17,6 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/disk"
-	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/internal/attunetest"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
@@ -32,6 +31,7 @@ type member struct {
 	replica *replica.Replica
 	backend kvadapter.Backend
 	limit   int64
+	ahead   time.Duration // its wall clock
 	open    bool
 }
 
@@ -43,17 +43,18 @@ type group struct {
 
 // newGroup opens n members, which have data directories if durable.
 func newGroup(t testing.TB, n int, durable bool) *group {
-	return newLimitedGroup(t, n, durable, 0)
+	return newTunedGroup(t, n, durable, func(*member) {})
 }
 
-func newLimitedGroup(t testing.TB, n int, durable bool, limit int64) *group {
+// newTunedGroup does, after tune has changed them.
+func newTunedGroup(t testing.TB, n int, durable bool, tune func(m *member)) *group {
 	g := &group{t: t}
 	var join []string
 	for range n {
 		join = append(join, attunetest.FreeAddr(t))
 	}
 	for i := range n {
-		m := &member{t: t, gossip: join[i], limit: limit}
+		m := &member{t: t, gossip: join[i]}
 		m.o = Options{Name: "n" + strconv.Itoa(i+1), Expect: n, Log: zap.NewNop()}
 		if testing.Verbose() {
 			m.o.Log = zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)).Named(m.o.Name)
@@ -62,10 +63,14 @@ func newLimitedGroup(t testing.TB, n int, durable bool, limit int64) *group {
 			m.o.DataDir, m.o.Sync = t.TempDir(), disk.OS
 		}
 		m.o.OpenCluster = func(id uint64) (*cluster.Cluster, error) {
-			return cluster.Open(cluster.Options{
+			c, err := cluster.Open(cluster.Options{
 				Name: m.o.Name, ID: id, Kind: "ordered", Expect: n, Peer: attunetest.FreeAddr(t),
 				Gossip: m.gossip, Join: join, Log: m.o.Log,
 			})
+			if err == nil && m.ahead != 0 {
+				_, err = c.Inject(cluster.Fault{Kind: cluster.FaultClock, Offset: m.ahead}, cluster.MaxFault)
+			}
+			return c, err
 		}
 		m.o.OpenReplica = func(o replica.Options) (*replica.Replica, error) {
 			var err error
@@ -76,6 +81,7 @@ func newLimitedGroup(t testing.TB, n int, durable bool, limit int64) *group {
 			m.replica = replica.Open(o)
 			return m.replica, nil
 		}
+		tune(m)
 		g.members = append(g.members, m)
 	}
 	g.start(g.members...)
@@ -266,52 +272,6 @@ func TestIncrFromEverywhere(t *testing.T) {
 	t.Logf("%d increments took %d log entries", workers*each, proposals)
 }
 
-// A member that leaves and comes back empty is filled again.
-func TestVolatileMemberReturns(t *testing.T) {
-	g := newGroup(t, 3, false)
-	m := g.members[0]
-	for i := range 500 {
-		m.do(m.op(attune.Set, fmt.Sprint("k", i), fmt.Sprint("v", i)))
-	}
-	for _, m := range g.members {
-		m.close()
-		other := g.members[0]
-		if other == m {
-			other = g.members[1]
-		}
-		other.do(other.op(attune.Set, "while away", m.o.Name))
-		g.start(m)
-		m.want("while away", m.o.Name)
-		m.want("k77", "v77")
-		g.equal()
-	}
-	eventually(t, func() error {
-		if st := m.Status(); st.Voters != 3 || len(st.Members) != 3 {
-			return fmt.Errorf("%+v", st)
-		}
-		return nil
-	})
-}
-
-// All go, and come back with what they had.
-func TestDurableMembersReturn(t *testing.T) {
-	g := newGroup(t, 3, true)
-	m := g.members[0]
-	for i := range 500 {
-		m.do(m.op(attune.Set, fmt.Sprint("k", i), fmt.Sprint("v", i)))
-	}
-	var wg sync.WaitGroup
-	for _, m := range g.members {
-		wg.Go(m.close)
-	}
-	wg.Wait()
-	g.start(g.members...)
-	for _, m := range g.members {
-		m.want("k499", "v499")
-	}
-	g.equal()
-}
-
 // A flush is ordered among writes; a delayed one comes when it is due, also for
 // what was written after it was asked for.
 func TestFlush(t *testing.T) {
@@ -333,9 +293,10 @@ func TestFlush(t *testing.T) {
 	g.equal()
 }
 
-// Items expire everywhere, though nobody writes.
+// Items expire everywhere, though nobody writes, and count as expired, wherever the time
+// of the log began.
 func TestExpiry(t *testing.T) {
-	g := newGroup(t, 3, false)
+	g := newTunedGroup(t, 3, false, func(m *member) { m.ahead = time.Hour })
 	a := g.members[0]
 	op := a.op(attune.Set, "k", "v")
 	op.Exptime = 1
@@ -355,103 +316,20 @@ func TestExpiry(t *testing.T) {
 	if took := time.Since(began); took < 900*time.Millisecond || took > 2500*time.Millisecond {
 		t.Errorf("one second took %v", took)
 	}
-}
-
-// Bytes that one replica has lost are fetched from another; those that all have
-// lost are gone for all.
-func TestLostBytes(t *testing.T) {
-	g := newGroup(t, 3, false)
-	lose := func(key string, members ...*member) {
-		for _, m := range members {
-			if err := m.backend.Delete(context.Background(), m.key(key)); err != nil {
-				t.Fatal(err)
+	for _, m := range g.members {
+		eventually(t, func() error {
+			if st := m.replica.Stats(); st.Expired != 1 || st.Evicted != 0 {
+				return fmt.Errorf("%s: %d expired, and %d were evicted", m.o.Name, st.Expired, st.Evicted)
 			}
-		}
-	}
-	all := g.members
-	for _, m := range all {
-		m.do(m.op(attune.Set, "k", "v"), m.op(attune.Set, "n", "7"))
-		for _, o := range all {
-			o.want("k", "v") // and so has applied both
-			o.want("n", "7")
-		}
-		lose("k", m)
-		m.want("k", "v")
-		if m.replica.Stats().Gone == 0 {
-			t.Fatal("nothing was lost")
-		}
-		if it, err := m.replica.Get(context.Background(), m.key("k"), nil, false); err != nil || string(it.Value) != "v" {
-			t.Errorf("fetched and not kept: %+v %v", it, err)
-		}
-		lose("n", m) // what is decided on is fetched, too
-		if res := m.do(m.op(attune.Incr, "n", "")); res[0].Number != 8 {
-			t.Errorf("incr of lost bytes: %+v", res[0])
-		}
-		for _, o := range all { // else bytes that arrive late are not lost
-			o.want("n", "8")
-		}
-	}
-	lose("k", all...)
-	lose("n", all...)
-	all[1].want("k", "")
-	if res := all[2].do(all[2].op(attune.Incr, "n", "")); res[0].Status != attune.NotFound {
-		t.Errorf("incr of bytes that nobody has: %+v", res[0])
-	}
-	for _, m := range all {
-		m.want("k", "")
-		m.want("n", "")
-	}
-	g.equal()
-}
-
-// Bytes that one replica has lost are not given up while another that may have them
-// does not tell, because it or its store is slow.
-func TestLostBytesOfASilentPeer(t *testing.T) {
-	const callFetch = 3*cluster.MinKind + 3
-	g := newGroup(t, 3, false)
-	g.members[0].do(g.members[0].op(attune.Set, "n", "7"))
-	var leader *member
-	for _, m := range g.members {
-		m.want("n", "7")
-		if m.Status().Role == "leader" {
-			leader = m
-		}
-	}
-	if leader == nil {
-		t.Fatal("nobody leads")
-	}
-	if err := leader.backend.Delete(context.Background(), leader.key("n")); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range g.members {
-		m.cluster.HandleCall(callFetch, func(context.Context, uint64, []byte) ([]byte, error) {
-			return nil, errors.New("the store is not there")
+			return nil
 		})
 	}
-	if it, err := leader.get("n"); !errors.Is(err, repair.ErrSilent) {
-		t.Errorf("a get of bytes that others may have: %+v, %v", it, err)
-	}
-	for _, op := range []attune.Op{leader.op(attune.Incr, "n", ""), leader.op(attune.Append, "n", "x")} {
-		for _, m := range g.members { // those who forward it hear, too, that nothing was done
-			if res := m.do(op); res[0].Status != attune.Failed || !errors.Is(res[0].Err, errNoValue) {
-				t.Errorf("%v of bytes that others may have: %+v", op.Verb, res[0])
-			}
-		}
-	}
-	for _, m := range g.members {
-		repair.NewFetcher(m.cluster, m.replica, m.stage, m.peers, m.position) // it answers again
-	}
-	leader.want("n", "7")
-	if res := leader.do(leader.op(attune.Incr, "n", "")); res[0].Number != 8 {
-		t.Errorf("incr afterwards: %+v", res[0])
-	}
-	g.equal()
 }
 
 // Under pressure all evict the same.
 func TestMemoryLimit(t *testing.T) {
 	const limit = 8 << 20
-	g := newLimitedGroup(t, 3, false, limit)
+	g := newTunedGroup(t, 3, false, func(m *member) { m.limit = limit })
 	value := strings.Repeat("v", 2000)
 	var wg sync.WaitGroup
 	for w := range 6 {
@@ -535,63 +413,6 @@ func BenchmarkThree(b *testing.B) {
 	run("barrier", func(m *member, i int) func() { return call(m, nil, m.Barrier) })
 }
 
-// With two of three gone for good an operator has the third go on, with what it
-// has, and new members come in. The old ones are foreigners.
-func TestForceNewCluster(t *testing.T) {
-	g := newGroup(t, 3, true)
-	a := g.members[0]
-	a.do(a.op(attune.Set, "k", "v"))
-	a.want("k", "v")
-	if err := a.ForceNewCluster(); err == nil {
-		t.Fatal("a cluster with a leader was given up")
-	}
-	for _, m := range g.members[1:] {
-		m.kill()
-	}
-	eventually(t, a.Health0)
-	call := &attune.Call{Deadline: time.Now().Add(300 * time.Millisecond)}
-	if wait(call, a.Barrier); call.Err == nil {
-		t.Error("read without a quorum")
-	}
-	eventually(t, a.ForceNewCluster)
-	eventually(t, a.Health)
-	a.want("k", "v")
-	if res := a.do(a.op(attune.Set, "k", "w")); res[0].Status != attune.Stored {
-		t.Error(res[0])
-	}
-	// One comes back with its old data, and is refused; one without, and enters.
-	g.members[1].o.DataDir = t.TempDir()
-	g.start(g.members[1])
-	g.members[1].want("k", "w")
-	// The forced one remembers.
-	a.close()
-	g.start(a)
-	a.want("k", "w")
-}
-
-// What is in the survivor's log counts, known to be committed or not: those who are lost
-// may have committed it, and told a client.
-func TestForceNewClusterKeepsItsLog(t *testing.T) {
-	g := newGroup(t, 3, true)
-	a := g.members[0]
-	a.do(a.op(attune.Set, "k", "v"))
-	a.want("k", "v")
-	if a.Status().Role != "leader" {
-		t.Fatal("who founded the cluster does not lead it")
-	}
-	for _, m := range g.members[1:] {
-		m.kill()
-	}
-	op := a.op(attune.Set, "k", "w")
-	call := &attune.Call{Ops: []attune.Op{op}, Res: make([]attune.Result, 1), Deadline: time.Now().Add(300 * time.Millisecond)}
-	if wait(call, a.Write); call.Res[0].Status == attune.Stored {
-		t.Fatal("stored without a quorum")
-	}
-	eventually(t, a.ForceNewCluster)
-	eventually(t, a.Health)
-	a.want("k", "w")
-}
-
 // Health0 wants it to be bad.
 func (m *member) Health0() error {
 	if m.Health() == nil {
@@ -610,31 +431,4 @@ func (m *member) kill() {
 	if err := m.backend.Close(); err != nil {
 		m.t.Error(err)
 	}
-}
-
-// A member that was removed while it was away, and comes back with its log, is
-// taken in again.
-func TestRemovedWhileAway(t *testing.T) {
-	g := newGroup(t, 3, true)
-	a, away := g.members[0], g.members[2]
-	id := away.core.id
-	away.kill()
-	for _, m := range g.members[:2] {
-		m.post(func() { m.core.memb.leaves[id] = true })
-	}
-	eventually(t, func() error {
-		if st := a.Status(); st.Voters != 2 {
-			return fmt.Errorf("%+v", st)
-		}
-		return nil
-	})
-	a.do(a.op(attune.Set, "k", "v"))
-	g.start(away)
-	eventually(t, func() error {
-		if st := a.Status(); st.Voters != 3 {
-			return fmt.Errorf("%+v", st)
-		}
-		return nil
-	})
-	away.want("k", "v")
 }

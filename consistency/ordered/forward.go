@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/codec"
+	"github.com/attunekv/attune/consistency/repair"
 )
 
 // Kinds of frames between the members of a cluster.
@@ -61,6 +63,7 @@ const (
 	outcomeUnknown
 	outcomeFull
 	outcomeNoValue
+	outcomeLate
 )
 
 var errNotLeader = errors.New("asked a controller that does not lead")
@@ -69,9 +72,9 @@ func outcomeOf(err error) byte {
 	switch {
 	case err == nil:
 		return outcomeDone
-	case errors.Is(err, errBusy), errors.Is(err, raft.ErrProposalDropped):
+	case errors.Is(err, errBusy):
 		return outcomeBusy
-	case errors.Is(err, errNotLeader), errors.Is(err, errClosed):
+	case errors.Is(err, errNotLeader):
 		return outcomeNotLeader
 	case errors.Is(err, errNotReady):
 		return outcomeNotReady
@@ -79,6 +82,8 @@ func outcomeOf(err error) byte {
 		return outcomeFull
 	case errors.Is(err, errNoValue):
 		return outcomeNoValue
+	case errors.Is(err, errLate), errors.Is(err, errFetching), errors.Is(err, errNoQuorum), errors.Is(err, repair.ErrBehind):
+		return outcomeLate
 	default:
 		return outcomeUnknown
 	}
@@ -105,7 +110,9 @@ func (c *core) receive(f *inFrame) {
 	case frameFull:
 		c.memb.full[f.from] = c.now
 	case frameLeave:
-		c.memb.leaves[f.from] = true
+		if c.soft.RaftState == raft.StateLeader { // else it asks who does
+			c.memb.leaves[f.from] = true
+		}
 	case frameLeft:
 		c.memb.removed, c.memb.removedAt = true, c.now
 	case frameSnapFailed:
@@ -125,7 +132,7 @@ func (c *core) forward() {
 		for n < len(c.writes) && len(body) < maxForward {
 			r := c.writes[n]
 			n++
-			if r.done {
+			if r.done || c.tooLate(r) {
 				continue
 			}
 			if r.call == nil {
@@ -134,7 +141,10 @@ func (c *core) forward() {
 			}
 			c.lastID++
 			r.id = c.lastID
-			body = appendRequest(body, r)
+			if r.trace != nil {
+				body = c.appendTrace(body, r)
+			}
+			body = appendRequest(body, r, c.now)
 		}
 		sent := body == nil || c.world.send(leader, cluster.Calls, frameForward, body)
 		if !sent {
@@ -146,7 +156,9 @@ func (c *core) forward() {
 				r.from = leader
 				c.forwarded[r.id] = r
 				c.counts.forwards.Add(1)
-				c.noteOf(r, "sent to %s, which leads", c.nameOf(leader))
+				if r.trace != nil {
+					r.trace.Left(r.sent, "forward", "sent to "+c.nameOf(leader)+", which leads")
+				}
 			}
 		}
 		m := copy(c.writes, c.writes[n:])
@@ -155,10 +167,17 @@ func (c *core) forward() {
 	}
 }
 
-// appendRequest encodes a request: number, kind, length, and what it is about.
-func appendRequest(buf []byte, r *request) []byte {
+// appendRequest encodes a request: number, kind, what is left of its time in ms (0: no
+// end), length, and what it is about.
+func appendRequest(buf []byte, r *request, now time.Duration) []byte {
+	var left uint32
+	if r.deadline != 0 {
+		left = uint32(min(max((r.deadline-now).Milliseconds(), 1), math.MaxUint32))
+	}
 	buf = binary.LittleEndian.AppendUint64(buf, r.id)
-	buf = append(buf, byte(r.kind), 0, 0, 0, 0)
+	buf = append(buf, byte(r.kind))
+	buf = binary.LittleEndian.AppendUint32(buf, left)
+	buf = append(buf, 0, 0, 0, 0)
 	start := len(buf)
 	if r.kind == kindEvict {
 		buf = binary.LittleEndian.AppendUint64(buf, r.lost.hash[0])
@@ -190,8 +209,9 @@ func cut(data []byte, head int) (id uint64, kind byte, fixed, block, rest []byte
 // here before, or was overtaken. It must not be executed again, nor after the
 // others; the follower will answer that nobody knows.
 func (c *core) receiveForward(f *inFrame) {
+	var traced attune.SpanContext // of the next request
 	for data := f.body; len(data) > 0; {
-		id, kind, _, block, rest, ok := cut(data, 0)
+		id, kind, fixed, block, rest, ok := cut(data, 4)
 		if !ok {
 			return
 		}
@@ -201,7 +221,18 @@ func (c *core) receiveForward(f *inFrame) {
 			continue
 		}
 		c.asked[who] = id
+		if requestKind(kind) == kindTrace && len(block) == len(traced.Trace)+len(traced.Span) {
+			copy(traced.Span[:], block[copy(traced.Trace[:], block):])
+			continue
+		}
+		span := traced
+		traced = attune.SpanContext{}
 		r := &request{from: f.from, id: id, kind: requestKind(kind)}
+		if left := binary.LittleEndian.Uint32(fixed); left > 0 {
+			// Then whoever asked has told its client that nobody knows.
+			r.deadline = c.now + time.Duration(left)*time.Millisecond
+			c.timed = append(c.timed, r)
+		}
 		c.pending++
 		switch {
 		case r.kind == kindEvict && len(block) == 24:
@@ -219,6 +250,11 @@ func (c *core) receiveForward(f *inFrame) {
 				}
 			}
 			r.ops, r.res = ops, make([]attune.Result, len(ops))
+			if span.Span != (attune.SpanID{}) && c.traceOf != nil {
+				if r.trace = c.traceOf(span, ops); r.trace != nil {
+					c.traces++
+				}
+			}
 		default:
 			c.finish(r, 0, errNotReady)
 			continue
@@ -293,13 +329,15 @@ func (c *core) receiveAnswer(f *inFrame) {
 		if r.done {
 			continue
 		}
+		if r.trace != nil {
+			r.trace.Back(r.sent, "answered by "+c.nameOf(f.from))
+		}
 		switch outcome {
 		case outcomeDone:
 			if err := codec.DecodeResults(block, r.res); err != nil {
 				c.fail(r, errUnknown)
 				continue
 			}
-			c.noteOf(r, "answered by %s", c.nameOf(f.from))
 			c.finish(r, binary.LittleEndian.Uint64(fixed), nil)
 		case outcomeNotLeader:
 			c.again(r)
@@ -311,6 +349,8 @@ func (c *core) receiveAnswer(f *inFrame) {
 			c.fail(r, errFull)
 		case outcomeNoValue:
 			c.fail(r, errNoValue)
+		case outcomeLate:
+			c.fail(r, errLate)
 		default:
 			c.fail(r, errUnknown)
 		}
@@ -441,9 +481,16 @@ func (c *core) receiveRaft(f *inFrame) {
 // its socket, one for each round of reads; it would answer each, and each answer
 // would have the leader, who knows it to be behind, send it all it lacks again.
 // That kept leaders busy for seconds.
+//
+// What a member cannot take, as its store does not, it has not heard: the leader says it
+// again. So it goes on answering what it can, votes, and keeps nobody waiting.
 func (c *core) stepRaft() {
+	swamped := len(c.came) > 0 && c.world.swamped()
 	for i, m := range c.came {
 		c.came[i] = nil
+		if t := m.GetType(); swamped && (t == pb.MsgApp || t == pb.MsgSnap) {
+			continue
+		}
 		switch m.GetType() {
 		case pb.MsgSnap:
 			c.snapshotAnnounced(m)

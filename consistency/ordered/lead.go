@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -103,9 +104,33 @@ func (e *Engine) LeaveForGood() error {
 		case c.voter(c.id) && len(c.conf.GetVoters()) == 1:
 			return errors.New("this is the only controller that has everything: the data would be gone; to stop it, send SIGTERM")
 		}
+		if c.voter(c.id) {
+			if err := e.quorumWithout(c); err != nil {
+				return err
+			}
+		}
 		e.forGood.Store(true)
 		return nil
 	})
+}
+
+// quorumWithout returns an error if those that live, but this one, would be no quorum of
+// the voters that are left when it has gone: nothing could be decided any more.
+func (e *Engine) quorumWithout(c *core) error {
+	left, away := 0, []string(nil)
+	for _, id := range c.conf.GetVoters() {
+		if id == c.id {
+			continue
+		}
+		left++
+		if m, _ := e.cluster.Member(id); !m.Alive {
+			away = append(away, c.nameOf(id))
+		}
+	}
+	if left-len(away) > left/2 {
+		return nil
+	}
+	return fmt.Errorf("%s cannot be reached, and the others would be no quorum without this one: bring it back first", strings.Join(away, ", "))
 }
 
 // do has the core's goroutine run fn.

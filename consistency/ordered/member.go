@@ -46,6 +46,13 @@ func (m *membership) init() {
 	m.leaves = make(map[uint64]bool)
 }
 
+// lost forgets what the leader was asked for: they ask the next one, too, and who leads
+// again one day must not go by it then.
+func (m *membership) lost() {
+	clear(m.joins)
+	clear(m.leaves)
+}
+
 func (c *core) voter(id uint64) bool { return slices.Contains(c.conf.GetVoters(), id) }
 
 func (c *core) member(id uint64) bool {
@@ -184,16 +191,23 @@ func (c *core) left() bool {
 	return c.soft.RaftState != raft.StateLeader && (!c.memb.forget || c.memb.removed)
 }
 
-// force makes this member the only one, because an operator says that a quorum of
-// the others is lost for good. What is not applied here is gone; what the others
-// may have acknowledged since is, too.
-func (c *core) force() error {
+// mayForce is why this member must not be made the only one.
+func (c *core) mayForce() error {
 	if c.soft.Lead != raft.None {
 		return fmt.Errorf("%s leads a quorum of this cluster, so nothing is lost: no new one is needed", c.nameOf(c.soft.Lead))
 	}
 	if !c.serving() {
 		return errors.New("this controller does not have all of the data: force another one, or restart all without their data")
 	}
+	return nil
+}
+
+// force makes this member the only one, because an operator says that a quorum of
+// the others is lost for good. What is not applied here is gone; what the others
+// may have acknowledged since is, too. That the others go is written behind the log as
+// if they had agreed to it, in one record: so a process that dies meanwhile finds its
+// data and the former members, or its data and none but itself.
+func (c *core) force() error {
 	c.failAll(errUnknown)
 	c.writes, c.lead.inflight = nil, nil
 	clear(c.forwarded)
@@ -202,28 +216,51 @@ func (c *core) force() error {
 	if err := c.applyRest(); err != nil {
 		return err
 	}
-	// The new log begins with an index of its own: what follows the last one applied
-	// here, others may have.
-	c.st.applied++
-	hard := &pb.HardState{Term: new(c.raft.BasicStatus().GetTerm() + 1), Vote: new(uint64), Commit: new(c.st.applied)}
-	c.conf = &pb.ConfState{Voters: []uint64{c.id}}
-	if err := c.store.Install(c.st.applied, c.st.term, c.conf); err != nil {
+	term := c.raft.BasicStatus().GetTerm() + 1
+	alone := c.alone(term)
+	hard := &pb.HardState{Term: new(term), Vote: new(uint64), Commit: new(c.st.applied + uint64(len(alone)))}
+	if err := c.store.Save(hard, alone); err != nil {
 		return err
 	}
-	if err := c.store.Save(hard, nil); err != nil {
-		return err
-	}
-	c.st.members = map[uint64]string{c.id: c.name}
-	leaving := c.memb.leaving
-	c.memb = membership{leaving: leaving}
+	c.memb = membership{leaving: c.memb.leaving}
 	c.memb.init()
 	c.soft = raft.SoftState{}
-	c.snaps.wanted = true
 	var err error
 	if c.raft, err = c.newRaft(); err != nil {
 		return err
 	}
+	c.drive() // the others are none any more
 	return c.raft.Campaign()
+}
+
+// alone are the entries behind the last one applied that leave no member but this.
+func (c *core) alone(term uint64) (entries []*pb.Entry) {
+	add := func(names []byte, changes ...*pb.ConfChangeSingle) {
+		data, err := proto.Marshal(&pb.ConfChangeV2{Changes: changes, Context: names})
+		if err != nil {
+			panic(err) // it was made here
+		}
+		entries = append(entries, &pb.Entry{
+			Type: pb.EntryConfChangeV2.Enum(), Term: new(term), Index: new(c.st.applied + 1 + uint64(len(entries))), Data: data,
+		})
+	}
+	if len(c.conf.GetVotersOutgoing()) > 0 {
+		add(nil) // first a change that is under way ends
+	}
+	if !c.voter(c.id) {
+		add(appendMember(nil, c.id, c.name), &pb.ConfChangeSingle{Type: pb.ConfChangeAddNode.Enum(), NodeId: new(c.id)})
+	}
+	others := maps.Clone(c.st.members)
+	for _, ids := range [][]uint64{c.conf.GetVoters(), c.conf.GetVotersOutgoing(), c.conf.GetLearners(), c.conf.GetLearnersNext()} {
+		for _, id := range ids {
+			others[id] = ""
+		}
+	}
+	delete(others, c.id)
+	for _, id := range slices.Sorted(maps.Keys(others)) {
+		add(nil, &pb.ConfChangeSingle{Type: pb.ConfChangeRemoveNode.Enum(), NodeId: new(id)})
+	}
+	return entries
 }
 
 // applyRest applies what is in the log here and not known to be committed: those who
@@ -239,11 +276,7 @@ func (c *core) applyRest() error {
 			return err
 		}
 		for _, e := range entries {
-			c.st.applied, c.st.term = e.GetIndex(), e.GetTerm()
-			// Who was to come or go is of the cluster that is given up.
-			if e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
-				c.applyRecords(e)
-			}
+			c.apply(e)
 		}
 	}
 	return nil

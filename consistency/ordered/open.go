@@ -93,7 +93,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	e.core = &core{
 		id: e.ident.ID, name: e.o.Name, expect: max(e.o.Expect, 1), maxItem: e.o.MaxItem, log: e.log,
 		store: e.store, world: e, ctx: e.ctx, durable: e.o.DataDir != "",
-		syncs: e.o.Sync == disk.Always, full: e.o.Full, logBudget: defaultLogBudget,
+		syncs: e.o.Sync == disk.Always, full: e.o.Full, logBudget: defaultLogBudget, traceOf: e.o.Trace,
 	}
 	e.handle()
 	founded := false
@@ -110,7 +110,8 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	}
 	e.core.replica = e.replica
 	e.stage = repair.NewStager(e.replica, e.log)
-	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.peers, e.position)
+	// An absent member is not waited for: it is a quorum that evicts.
+	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, func() ([]cluster.Member, bool) { return e.peers(), true }, place{e.core})
 	e.filler = repair.NewFiller(e.cluster, e.replica, e.peers, e.o.RepairRate, e.log)
 	if known {
 		err = e.load()
@@ -120,6 +121,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	e.serve()
 	if err := e.core.start(); err != nil {
 		return err
 	}
@@ -149,7 +151,7 @@ func (e *Engine) found() error {
 		return err
 	}
 	c := e.core
-	c.st = state{applied: 1, term: 1, time: max(time.Now().UnixMilli(), epoch), members: map[uint64]string{e.ident.ID: e.o.Name}}
+	c.st = state{applied: 1, term: 1, time: max(e.wall(), epoch), members: map[uint64]string{e.ident.ID: e.o.Name}}
 	c.snaps.hydrated = true
 	if c.durable {
 		// From now on this disk is the log: it must be a whole before anything is
@@ -173,16 +175,8 @@ func (e *Engine) found() error {
 func (e *Engine) load() error {
 	c := e.core
 	err := e.store.LoadState(func(meta *pb.SnapshotMetadata, r io.Reader) error {
-		var n [4]byte
-		if _, err := io.ReadFull(r, n[:]); err != nil {
-			return err
-		}
-		size := binary.LittleEndian.Uint32(n[:])
-		if size > 1<<20 {
-			return errState
-		}
-		header := make([]byte, size)
-		if _, err := io.ReadFull(r, header); err != nil {
+		header, err := disk.ReadHead(r, 1<<20)
+		if err != nil {
 			return err
 		}
 		if _, err := c.st.decode(header); err != nil {
@@ -193,7 +187,7 @@ func (e *Engine) load() error {
 		if err := e.replica.Install(r); err != nil || !e.replica.Immediate() {
 			return err
 		}
-		_, err := e.replica.Import(e.ctx, r)
+		_, err = e.replica.Import(e.ctx, r)
 		return err
 	})
 	if err != nil {
@@ -286,7 +280,7 @@ func (e *Engine) join() {
 
 var errNoLeaderHere = errors.New("not the leader")
 
-// handle answers what other members ask.
+// handle takes what other members say and ask, from the beginning: it waits for the core.
 func (e *Engine) handle() {
 	for _, kind := range []byte{frameRaft, frameForward, frameAnswer, frameFull, frameLeave, frameLeft, frameSnapFailed} {
 		e.cluster.Handle(kind, func(from uint64, body []byte) { e.frame(from, kind, body) }, cluster.Limit(cluster.MaxFrame))
@@ -324,6 +318,11 @@ func (e *Engine) handle() {
 			return nil, errClosed
 		}
 	})
+}
+
+// serve gives others what this replica has, when it has what it will begin with: before,
+// they would take a part of it for the whole.
+func (e *Engine) serve() {
 	e.cluster.HandleStream(streamCut, func(_ context.Context, _ uint64, request []byte, w io.Writer) error {
 		if len(request) != 8 {
 			return errState

@@ -38,6 +38,7 @@ type proposal struct {
 	index, term uint64 // 0 until Raft has given it a place
 	data        []byte
 	waiters     []*request // answered when it is applied
+	noted       bool       // in their traces, that it is in the log here
 	evicting    int64
 }
 
@@ -182,7 +183,9 @@ func (c *core) settleProposals(e *pb.Entry) {
 			l.evicting = max(l.evicting-p.evicting, 0)
 			c.forgetPending(p)
 			for _, r := range p.waiters {
-				c.noteOf(r, "applied here")
+				if r.trace != nil {
+					r.trace.Ended("apply", "applied here")
+				}
 				c.finish(r, p.index, nil)
 			}
 			continue

@@ -2,6 +2,7 @@ package ordered
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"time"
 
@@ -17,7 +18,7 @@ type reads struct {
 	asked   []*request // of the round under way
 	id      uint64     // of the round under way; 0 is none
 	issued  time.Duration
-	counter uint64
+	counter uint64    // of rounds; it begins where no process of this member did
 	applied []awaited // rounds that are confirmed, and wait for this replica; oldest first
 }
 
@@ -56,7 +57,9 @@ func (c *core) askIndex() {
 	binary.LittleEndian.PutUint64(ctx, c.id)
 	binary.LittleEndian.PutUint64(ctx[8:], r.id)
 	c.counts.rounds.Add(1)
-	c.noteRead(r.asked, "asked %s, which leads, how far the log is", c.nameOf(c.soft.Lead))
+	if c.traces > 0 {
+		noteAll(r.asked, "read wait", "asked "+c.nameOf(c.soft.Lead)+", which leads, how far the log is")
+	}
 	c.raft.ReadIndex(ctx)
 }
 
@@ -98,7 +101,9 @@ func (c *core) readStates(states []raft.ReadState) {
 			continue // of a round that was given up
 		}
 		r.id = 0
-		c.noteRead(r.asked, "a quorum has confirmed: to entry %d", s.Index)
+		if c.traces > 0 {
+			noteAll(r.asked, "read index", fmt.Sprintf("a quorum has confirmed: to entry %d", s.Index))
+		}
 		if s.Index <= c.st.applied {
 			c.release(r.asked)
 			r.asked = r.asked[:0]
@@ -122,7 +127,9 @@ func (c *core) releaseReads() {
 }
 
 func (c *core) release(reqs []*request) {
-	c.noteRead(reqs, "applied here as far")
+	if c.traces > 0 {
+		noteAll(reqs, "apply", "applied here as far")
+	}
 	for i, q := range reqs {
 		if !q.done {
 			q.call.Session.Anchored = true

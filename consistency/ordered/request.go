@@ -26,6 +26,8 @@ var (
 	errFull = errors.New("a disk is full: see the log of the controller that leads")
 	// errNoValue: nothing was done, as what the op is decided on is out of reach.
 	errNoValue = errors.New("nothing was done: the value this goes by is out of reach; try again")
+	// errLate: nothing was done.
+	errLate = errors.New("nothing was done: its time was over before it could be carried out; see op-timeout")
 	// errNotReady: nothing was done.
 	errNotReady = errors.New("not ready: this controller is not a full member of its cluster yet")
 	// errClosed: this controller stops.
@@ -48,6 +50,9 @@ type request struct {
 	deadline time.Duration // of the core's clock; 0 is none
 	last     time.Duration // with kindAnchor: the deadline after this one
 
+	trace *attune.Trace // of the call, or of the peer's request; nil for nearly all
+	sent  attune.SpanID // what the leader does for it, once that was asked
+
 	done  bool // answered: call, ops and res are somebody else's again
 	begun bool // it may have been executed, should the answer never come
 
@@ -64,6 +69,10 @@ const (
 	kindAnchor              // sequential, first read of a connection: a read index if one is to be had soon
 	kindSeen                // sequential: what this connection has seen
 	kindEvict               // bytes that nobody has any more
+	// kindTrace is no request, but says that the next one of its frame is traced: the
+	// span that it is part of. It has a number of its own, so that a controller of an
+	// older release, which knows no such kind, refuses it and nothing else.
+	kindTrace
 )
 
 // lost names an item whose bytes nobody has.
@@ -100,14 +109,14 @@ func (c *core) finish(r *request, index uint64, err error) {
 	r.done = true
 	c.pending--
 	c.counts.completed.Add(1)
+	if r.trace != nil {
+		c.endTrace(r, err)
+	}
 	if r.call == nil {
 		c.answer(r, index, outcomeOf(err))
 		return
 	}
 	call := r.call
-	if r == c.traced.r {
-		c.traced = tracing{}
-	}
 	r.call, r.ops, r.res = nil, nil, nil
 	call.Err = err
 	call.Session.Seen = max(call.Session.Seen, index)
@@ -135,15 +144,13 @@ func (c *core) expire() {
 				kept = append(kept, r)
 			}
 			c.reads.add(r)
+		case r.begun && r.call == nil: // its answer comes when it is applied
 		case r.begun:
 			delete(c.forwarded, r.id) // an answer that was lost never comes
 			c.fail(r, errTimeout)
 			failed = true
-		case r.fetching:
-			c.fail(r, errFetching)
-			failed = true
 		default:
-			c.fail(r, c.why())
+			c.tooLate(r)
 			failed = true
 		}
 	}
@@ -157,20 +164,37 @@ func (c *core) expire() {
 	c.releaseSeen()
 }
 
+// tooLate fails a request whose time is over, and that nothing was done of. Who could
+// not be heard for a while must not carry out what nobody waits for any more.
+func (c *core) tooLate(r *request) bool {
+	switch {
+	case r.deadline == 0 || r.deadline > c.now:
+		return false
+	case r.fetching:
+		c.fail(r, errFetching)
+	default:
+		c.fail(r, c.why(r))
+	}
+	return true
+}
+
 // unanswered is what somebody still waits for, in the same memory.
 func unanswered(reqs []*request) []*request {
 	return slices.DeleteFunc(reqs, func(r *request) bool { return r.done })
 }
 
-// why says what keeps this controller from serving.
-func (c *core) why() error {
+// why says what kept this controller from carrying r out in time.
+func (c *core) why(r *request) error {
+	decides := c.leads() && (r.kind == kindWrite || r.kind == kindEvict)
 	switch {
 	case c.closing:
 		return errClosed
 	case !c.serving():
 		return errNotReady
-	case c.leads():
-		return repair.ErrBehind // nothing else keeps a leader from deciding
+	case decides && c.world.behind():
+		return repair.ErrBehind
+	case decides && len(c.lead.inflight) < maxInflight:
+		return errLate // this process stood still
 	}
 	return errNoQuorum
 }

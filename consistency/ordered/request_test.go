@@ -1,6 +1,7 @@
 package ordered
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -48,5 +49,40 @@ func TestReadsThatAreAnsweredDoNotWaitForTheirIndex(t *testing.T) {
 	s.run(s.now + 2*time.Second)
 	if len(c.reads.applied) != 0 || c.pending != 0 {
 		t.Errorf("%d rounds are waited for by nobody, %d are not answered", len(c.reads.applied), c.pending)
+	}
+}
+
+// A controller whose disk is full takes what makes room, and nothing else; one that has
+// too much to do takes nothing.
+func TestWhatIsRefusedAtTheDoor(t *testing.T) {
+	full := errors.New("3 bytes left")
+	ops := func(verbs ...attune.Verb) (ops []attune.Op) {
+		for _, v := range verbs {
+			ops = append(ops, attune.Op{Verb: v})
+		}
+		return ops
+	}
+	for _, c := range []struct {
+		ops     []attune.Op
+		full    error
+		pending int
+		want    error
+	}{
+		{ops(attune.Set), nil, 1, nil},
+		{ops(attune.Set), full, 1, errFull},
+		{ops(attune.Touch), full, 1, errFull},
+		{ops(attune.Delete, attune.Flush), full, 1, nil},
+		{ops(attune.Delete, attune.Incr), full, 1, errFull},
+		{ops(attune.Delete), nil, maxWaiting, nil},
+		{ops(attune.Delete), nil, maxWaiting + 1, errBusy},
+	} {
+		core := &core{full: func() error { return c.full }, pending: c.pending}
+		core.st.formed = true
+		call := &attune.Call{Ops: c.ops, Res: make([]attune.Result, len(c.ops)), Done: func() {}}
+		r := &request{call: call, ops: c.ops, res: call.Res}
+		core.admit(r)
+		if !errors.Is(call.Err, c.want) || r.done != (c.want != nil) || len(core.writes) == 1 != (c.want == nil) {
+			t.Errorf("%v, full %v, %d pending: %v, %d are taken", c.ops, c.full, c.pending, call.Err, len(core.writes))
+		}
 	}
 }

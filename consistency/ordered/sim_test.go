@@ -130,7 +130,7 @@ func (s *sim) fault() {
 	}
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
 	lasts := time.Duration(s.rng.IntN(3000)) * time.Millisecond
-	switch s.rng.IntN(7) {
+	switch s.rng.IntN(8) {
 	case 0:
 		if n.core != nil && !n.paused {
 			n.paused = true
@@ -173,6 +173,9 @@ func (s *sim) fault() {
 		if n.core != nil && n.core.soft.Lead == n.id {
 			n.core.handOver()
 		}
+	case 7: // its store takes nothing
+		n.full = true
+		s.after(lasts, func() { n.full = false })
 	}
 	s.after(time.Duration(200+s.rng.IntN(1500))*time.Millisecond, s.fault)
 }
@@ -196,6 +199,9 @@ func simulate(t testing.TB, seed uint64, b broken) error {
 	s.stopped = true
 	clear(s.cut)
 	s.drop, s.dup, s.delay = 0, 0, 0
+	for _, n := range s.nodes {
+		n.full = false
+	}
 	for end := s.now + 60*time.Second; !s.whole() || !s.equal() || !s.led(); {
 		if s.now > end {
 			return errors.New("the cluster did not heal: " + s.describe())
@@ -360,4 +366,21 @@ func mayPanic(fn func() error) (err error) {
 		}
 	}()
 	return fn()
+}
+
+// roles has a new cluster run until it is whole, and returns who leads, and another one.
+func (s *sim) roles(t *testing.T) (leader, other *simNode) {
+	t.Helper()
+	s.run(10 * time.Second)
+	for _, n := range s.nodes {
+		if n.core.leads() {
+			leader = n
+		} else {
+			other = n
+		}
+	}
+	if !s.whole() || leader == nil {
+		t.Fatal(s.describe())
+	}
+	return leader, other
 }

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/anishathalye/porcupine"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -23,6 +25,7 @@ type simInput struct {
 
 type simOutput struct {
 	unknown bool
+	refused bool // nothing was done, says the error
 	status  attune.Status
 	value   string
 	number  uint64
@@ -65,6 +68,9 @@ func (s *sim) client(id int) {
 	called := s.now
 	record := func(out simOutput) {
 		end := int64(s.now)
+		if out.refused {
+			return // and so the history must do without it
+		}
 		if out.unknown {
 			if in.read {
 				return // it has no effect
@@ -109,8 +115,14 @@ func (n *simNode) do(in simInput, then func(simOutput)) {
 			delete(n.calls, call)
 		}
 		var out simOutput
+		why := errors.Join(err, call.Err)
+		if len(call.Res) > 0 && call.Res[0].Status == attune.Failed {
+			why = errors.Join(why, call.Res[0].Err)
+		}
 		switch {
-		case err != nil || call.Err != nil:
+		case refuses(why):
+			out.refused = true
+		case why != nil:
 			out.unknown = true
 		case in.read:
 			it, err := n.rep.Get(context.Background(), key, nil, false)
@@ -124,8 +136,6 @@ func (n *simNode) do(in simInput, then func(simOutput)) {
 			default:
 				out.status, out.value, out.unique = attune.Hit, string(it.Value), it.CAS
 			}
-		case call.Res[0].Status == attune.Failed:
-			out.unknown = true
 		default:
 			out.status, out.number = call.Res[0].Status, call.Res[0].Number
 		}
@@ -145,6 +155,12 @@ func (n *simNode) do(in simInput, then func(simOutput)) {
 	}
 	n.in.calls = append(n.in.calls, local)
 	n.wake(time.Duration(s.rng.IntN(50)) * time.Microsecond)
+}
+
+// refuses reports whether an error tells a client that nothing was done.
+func refuses(err error) bool {
+	return slices.ContainsFunc([]error{errNoQuorum, errBusy, errFull, errNoValue, errLate, errFetching, errNotReady, repair.ErrBehind},
+		func(no error) bool { return errors.Is(err, no) })
 }
 
 // simModel is one key of a memcached.

@@ -13,6 +13,7 @@ import (
 
 	pb "go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
@@ -33,6 +34,9 @@ type simNode struct {
 	rep     *replica.Replica
 	life    int // counts restarts
 	paused  bool
+	choked  bool // writes here wait for its store
+	full    bool // its store takes nothing
+	starved bool // nobody gives it values
 	in      inbox
 	turning bool
 	calls   map[*attune.Call]func(err error) // of clients, not answered
@@ -86,7 +90,7 @@ func (n *simNode) open() {
 	n.rep = replica.Open(replica.Options{Backend: backend, Gen: 1, Seed: 1})
 	n.core = &core{
 		id: n.id, name: n.name(), expect: simNodes, log: zap.NewNop(), replica: n.rep, store: n.store, world: n,
-		ctx: context.Background(), durable: n.durable, logBudget: 4 << 10,
+		ctx: context.Background(), durable: n.durable, syncs: n.durable, logBudget: 4 << 10,
 	}
 	if os.Getenv("ATTUNE_SIM_LOG") != "" {
 		n.core.log, _ = zap.NewDevelopment()
@@ -245,6 +249,9 @@ func (n *simNode) send(to uint64, class cluster.Class, kind byte, body []byte) b
 	if o == nil || o == n {
 		return false
 	}
+	if kind == frameRaft {
+		n.keepsWord(body)
+	}
 	if s.cut[[2]int{n.slot, o.slot}] || s.rng.Float64() < s.drop {
 		return true // lost
 	}
@@ -267,6 +274,33 @@ func (n *simNode) send(to uint64, class cluster.Class, kind byte, body []byte) b
 		})
 	}
 	return true
+}
+
+// keepsWord looks whether what is about to be sent to other members of Raft promises
+// nothing that is not on disk yet.
+func (n *simNode) keepsWord(body []byte) {
+	last, _ := n.store.LastIndex()
+	hard, _, _ := n.store.InitialState()
+	for len(body) > 0 {
+		size, used := binary.Uvarint(body)
+		m := new(pb.Message)
+		if err := proto.Unmarshal(body[used:used+int(size)], m); err != nil {
+			n.s.t.Fatal(err)
+		}
+		body = body[used+int(size):]
+		kept := true
+		switch m.GetType() {
+		case pb.MsgAppResp:
+			kept = m.GetReject() || m.GetIndex() <= last && m.GetTerm() <= hard.GetTerm()
+		case pb.MsgVoteResp:
+			kept = m.GetReject() || m.GetTerm() < hard.GetTerm() || m.GetTerm() == hard.GetTerm() && hard.GetVote() == m.GetTo()
+		case pb.MsgVote:
+			kept = m.GetTerm() < hard.GetTerm() || m.GetTerm() == hard.GetTerm() && hard.GetVote() == n.id
+		}
+		if !kept {
+			n.s.t.Errorf("%s sends %v, and has %v and entries to %d", n.name(), m, hard, last)
+		}
+	}
 }
 
 func (n *simNode) wall() int64 {
@@ -317,19 +351,19 @@ func (n *simNode) fetchIndex(m *pb.Message) {
 	})
 }
 
-func (n *simNode) hydrate() {
+func (n *simNode) hydrate(index uint64) {
 	from := n.core.soft.Lead
 	n.transfer(from, func(o *simNode, w io.Writer) error {
 		return o.rep.Export(o.core.ctx, w)
 	}, func(data []byte, err error) {
-		if err == nil {
+		if err == nil && !n.starved {
 			_, err = n.rep.Import(n.core.ctx, bytes.NewReader(data))
 		}
-		if err != nil {
-			n.hydrate()
+		if err != nil || n.starved {
+			n.hydrate(index)
 			return
 		}
-		n.core.bytesHere()
+		n.core.bytesHere(index)
 	})
 }
 
@@ -378,4 +412,5 @@ func (n *simNode) fetchBytes(r *request, wants []wanted) {
 }
 
 func (n *simNode) stageChange(*attune.Change) {}
-func (n *simNode) behind() bool               { return false }
+func (n *simNode) behind() bool               { return n.choked }
+func (n *simNode) swamped() bool              { return n.full }

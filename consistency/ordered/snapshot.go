@@ -35,9 +35,10 @@ type snapshots struct {
 	rec codec.Record // scratch of apply
 
 	// Of a follower.
-	fetching uint64       // index of the snapshot whose index is being fetched; 0 is none
-	prepared *preparedCut // fetched, on its way through Raft
-	hydrated bool         // the values are here, as far as anybody has them
+	fetching  uint64       // index of the snapshot whose index is being fetched; 0 is none
+	prepared  *preparedCut // fetched, on its way through Raft
+	installed uint64       // index of the newest that was installed
+	hydrated  bool         // its values are here, as far as anybody has them
 
 	// Of a leader, or of one that writes its state to disk.
 	number uint64
@@ -198,14 +199,18 @@ func (c *core) install(snap *pb.Snapshot) {
 	// Written at once, though the values are not here yet: until a state follows the
 	// snapshot on disk, a restart would make this a new member. It is written again
 	// when they are.
-	c.snaps.hydrated, c.snaps.wanted = false, true
+	c.snaps.installed, c.snaps.hydrated, c.snaps.wanted = st.applied, false, true
 	c.log.Info("installed a snapshot", zap.Uint64("index", st.applied), zap.Int("items", c.replica.Len()))
-	c.world.hydrate()
+	c.world.hydrate(st.applied)
 	c.publish()
 }
 
-// bytesHere is called when the values of an installed snapshot are here.
-func (c *core) bytesHere() {
+// bytesHere is called when the values of the snapshot with that index are here. Those
+// of one that another has replaced meanwhile do not make this replica whole.
+func (c *core) bytesHere(index uint64) {
+	if index != c.snaps.installed {
+		return
+	}
 	c.snaps.hydrated, c.snaps.wanted = true, true
 	c.isServing.Store(c.serving())
 	c.log.Info("all values are here", zap.Uint64("applied", c.st.applied), zap.Int("items", c.replica.Len()))

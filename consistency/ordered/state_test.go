@@ -3,6 +3,7 @@ package ordered
 import (
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -26,6 +27,61 @@ func TestStateThatCannotBeSaved(t *testing.T) {
 		}
 	}()
 	c.stateSaved(0, fmt.Errorf("save: %w", raftlog.ErrUnknown))
+}
+
+// The log clock goes on by this process's own between entries. Of the entries of some
+// seconds the one that came fastest sets it; after that the next one does, or two clocks
+// that differ in pace would part.
+func TestLogClock(t *testing.T) {
+	var c logClock
+	for i, step := range []struct{ time, mono, at, want int64 }{
+		{1_000_000, 500, 500, 1_000_000},
+		{1_000_000, 500, 700, 1_000_200},
+		{1_000_100, 800, 800, 1_000_300},                                          // it came late
+		{1_000_400, 810, 810, 1_000_400},                                          // faster than all before
+		{1_000_400, 810 + rebase, 810 + rebase, 1_000_400 + rebase},               // not later than rebase
+		{1_000_400 + rebase - 50, 811 + rebase, 811 + rebase, 1_000_350 + rebase}, // later
+	} {
+		c.heard(step.time, step.mono)
+		if got := c.now(step.at); got != step.want {
+			t.Errorf("step %d: %d, want %d", i, got, step.want)
+		}
+	}
+}
+
+// far is a world whose wall clock is somewhere else.
+type far struct {
+	world
+	at int64
+}
+
+func (f far) wall() int64 { return f.at }
+
+// An exptime that is unix time is meant by the clocks of clients, from which that of the
+// log may be far: what is left of it counts. Others are seconds, and need no clock.
+func TestExptimeThatIsUnixTime(t *testing.T) {
+	const wall = 1_800_000_000_000
+	for _, ahead := range []int64{0, 3_600_000, -86_400_000, 499, -499} {
+		c := &core{world: far{at: wall}}
+		now := int64(wall) + ahead
+		if got, want := c.exptime(wall/1000+100, now), now/1000+100; got != want && got != want+1 {
+			t.Errorf("log %d ms ahead: %d, want %d", ahead, got, want)
+		}
+		if got := c.exptime(wall/1000-100, now); got >= now/1000 {
+			t.Errorf("log %d ms ahead: what is over is at %d, and now is %d", ahead, got, now/1000)
+		}
+		for _, as := range []int64{-1, 0, 1, longestTTL} {
+			if got := c.exptime(as, now); got != as {
+				t.Errorf("%d became %d", as, got)
+			}
+		}
+		if got := c.exptime(longestTTL+1, now); got <= longestTTL {
+			t.Errorf("1970 became %d, which is a number of seconds", got)
+		}
+		if got := c.exptime(math.MaxInt64, now); got < now/1000 {
+			t.Errorf("never became %d", got)
+		}
+	}
 }
 
 // However many members there are, a state that was written can be read: who cannot

@@ -1,14 +1,17 @@
 package ordered
 
 import (
+	"context"
 	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
 
+	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
 	"github.com/attunekv/attune/consistency/repair"
+	"github.com/attunekv/attune/replica"
 )
 
 type trackerProgress = tracker.Progress
@@ -64,6 +67,12 @@ func (e *Engine) Status() Status {
 
 // Repairs tells how the store is.
 func (e *Engine) Repairs() repair.Status { return repair.StatusOf(e.stage, e.fetcher, e.filler) }
+
+// Seek gives to fn what others have of the items that save lacks: see
+// [repair.Fetcher.Seek].
+func (e *Engine) Seek(ctx context.Context, save *replica.Save, fn func(key []byte, it attune.Item) error) (found int64, err error) {
+	return e.fetcher.Seek(ctx, save, fn)
+}
 
 // describe makes a Status.
 func (c *core) describe() *Status {

@@ -1,71 +1,93 @@
 package ordered
 
 import (
-	"slices"
+	"encoding/binary"
+	"fmt"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
-// tracing is the request whose steps are noted, one at a time: a newer one takes the
-// place of the one before. What the leader does for another controller is noted by
-// neither.
-type tracing struct {
-	r     *request
-	index uint64 // of its log entry, once that is known
+// The steps of requests that are traced: those of this controller's clients, and, at
+// the leader, those of others' that say so. Requests of one entry or round share what
+// is noted, so it is looked for where they are kept together, and only while c.traces
+// says that there are any.
+
+// appendTrace announces, before r, that r is traced.
+func (c *core) appendTrace(buf []byte, r *request) []byte {
+	span := r.trace.NewSpan()
+	r.sent = span.Span
+	if !r.trace.Kept() {
+		return buf
+	}
+	buf = binary.LittleEndian.AppendUint64(buf, r.id)
+	buf = append(buf, byte(kindTrace), 0, 0, 0, 0, byte(len(span.Trace)+len(span.Span)), 0, 0, 0)
+	buf = append(append(buf, span.Trace[:]...), span.Span[:]...)
+	c.lastID++
+	r.id = c.lastID
+	return buf
 }
 
-// trace begins to note the steps of r, if its Call wants that.
-func (c *core) trace(r *request) {
-	if r.call.Trace != nil {
-		c.traced = tracing{r: r}
-		c.note("the core's turn began")
+// endTrace is for a traced request that is answered. That of a client ends when the
+// client is answered, by whoever began it.
+func (c *core) endTrace(r *request, err error) {
+	c.traces--
+	if r.call == nil {
+		why := ""
+		if err != nil {
+			why = err.Error()
+		}
+		r.trace.End(why)
 	}
+	r.trace = nil
 }
 
-// note says what has happened to the traced request.
-func (c *core) note(format string, args ...any) {
-	if r := c.traced.r; r != nil && r.call != nil {
-		r.call.Trace.Note(format, args...)
-	}
-}
-
-// noteOf is note, if r is the traced one.
-func (c *core) noteOf(r *request, format string, args ...any) {
-	if r == c.traced.r {
-		c.note(format, args...)
-	}
-}
-
-// noteRead is note, if the traced one is among reqs.
-func (c *core) noteRead(reqs []*request, format string, args ...any) {
-	if c.traced.r != nil && slices.Contains(reqs, c.traced.r) {
-		c.note(format, args...)
-	}
-}
-
-// noteLogged notes that the traced request's entry is in the log here.
-func (c *core) noteLogged() {
-	if c.traced.r == nil || c.traced.index != 0 {
-		return
-	}
-	for _, p := range c.lead.inflight {
-		if p.index != 0 && slices.Contains(p.waiters, c.traced.r) {
-			c.traced.index = p.index
-			c.note("in the log here: entry %d", p.index)
+// noteAll notes the end of a phase of those among reqs that are traced.
+func noteAll(reqs []*request, phase, text string) {
+	for _, r := range reqs {
+		switch {
+		case r.trace == nil:
+		case phase == "":
+			r.trace.Note(text)
+		default:
+			r.trace.Ended(phase, text)
 		}
 	}
 }
 
-// noteAck notes that a follower has the traced request's entry.
-func (c *core) noteAck(m *pb.Message) {
-	if t := &c.traced; t.r != nil && t.index != 0 && m.GetType() == pb.MsgAppResp && !m.GetReject() && m.GetIndex() >= t.index {
-		c.note("in the log of %s", c.nameOf(m.GetFrom()))
+// noteLogged notes what of the traced is in the log here.
+func (c *core) noteLogged() {
+	if c.traces == 0 {
+		return
+	}
+	for _, p := range c.lead.inflight {
+		if p.index != 0 && !p.noted {
+			p.noted = true
+			noteAll(p.waiters, "log", fmt.Sprintf("in the log here: entry %d", p.index))
+		}
 	}
 }
 
-// noteCommitted notes that a quorum has the traced request's entry.
+// noteAck notes that a follower has the entries of the traced.
+func (c *core) noteAck(m *pb.Message) {
+	if c.traces == 0 || m.GetType() != pb.MsgAppResp || m.GetReject() {
+		return
+	}
+	text := "in the log of " + c.nameOf(m.GetFrom())
+	for _, p := range c.lead.inflight {
+		if p.index != 0 && p.index <= m.GetIndex() {
+			noteAll(p.waiters, "", text)
+		}
+	}
+}
+
+// noteCommitted notes that a quorum has the entries of the traced.
 func (c *core) noteCommitted(entries []*pb.Entry) {
-	if t := &c.traced; t.r != nil && t.index != 0 && len(entries) > 0 && entries[len(entries)-1].GetIndex() >= t.index {
-		c.note("committed: a quorum has it")
+	if c.traces == 0 || len(entries) == 0 {
+		return
+	}
+	for _, p := range c.lead.inflight {
+		if p.index != 0 && p.index <= entries[len(entries)-1].GetIndex() {
+			noteAll(p.waiters, "commit", "committed: a quorum has it")
+		}
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -27,16 +29,21 @@ type peer struct {
 	fetcher *repair.Fetcher // nil: it answers nobody
 	filler  *repair.Filler
 
+	all      bool          // those it asks are all there are
 	position atomic.Uint64 // in the order of all changes
 	asked    chan struct{} // for which there is one whenever it is told
 }
 
-func (p *peer) at() (applied, begun uint64) {
+var _ repair.Progress = (*peer)(nil)
+
+func (p *peer) Begun() uint64 { return p.position.Load() }
+
+func (p *peer) Behind(position uint64, _ attune.Key, _ attune.Version) bool {
 	select {
 	case p.asked <- struct{}{}:
 	default:
 	}
-	return p.position.Load(), p.position.Load()
+	return p.position.Load() < position
 }
 
 // peers are n nodes that know each other. The first asks the others in order, and
@@ -57,7 +64,7 @@ func peers(t testing.TB, n int, mute ...int) []*peer {
 		t.Cleanup(func() { c.Close() })
 		c.Belong([16]byte{1})
 		seeds = []string{c.GossipAddr()}
-		all = append(all, &peer{node: newNode(), id: id, cluster: c, asked: make(chan struct{}, 1)})
+		all = append(all, &peer{node: newNode(), id: id, cluster: c, all: true, asked: make(chan struct{}, 1)})
 	}
 	others := func() (ms []cluster.Member) {
 		for _, p := range all[1:] {
@@ -71,7 +78,7 @@ func peers(t testing.TB, n int, mute ...int) []*peer {
 			silent = silent || m == i
 		}
 		if !silent {
-			p.fetcher = repair.NewFetcher(p.cluster, p.Replica, stager(t, p.node), others, p.at)
+			p.fetcher = repair.NewFetcher(p.cluster, p.Replica, stager(t, p.node), func() ([]cluster.Member, bool) { return others(), p.all }, p)
 			p.filler = repair.NewFiller(p.cluster, p.Replica, others, 0, zap.NewNop())
 		}
 		for _, o := range all {
@@ -99,11 +106,11 @@ func (p *peer) lost(t testing.TB, text string, v attune.Version, value string) a
 // fetch asks the others for the bytes of an item.
 func (p *peer) fetch(t testing.TB, text string, it attune.Item) (value string, found, sure bool) {
 	t.Helper()
-	b, sure, err := p.fetcher.Fetch(within(t), p.key(text), it)
+	a, err := p.fetcher.Fetch(within(t), p.key(text), it)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(b), b != nil, sure
+	return string(a.Value), a.Value != nil, a.Sure
 }
 
 // TestLostBytesComeFromAPeerAndAreKept: of exactly the version that is asked for,
@@ -139,6 +146,33 @@ func TestLostBytesComeFromAPeerAndAreKept(t *testing.T) {
 	}
 	if got, err := a.get(t, "k"); got != "ten" || err != nil {
 		t.Errorf("old bytes replaced newer ones: %q, %v", got, err)
+	}
+}
+
+// TestALargeValueMayTakeItsTime: a peer that would be given up for a small one is not for
+// what takes long to be read, and sent.
+func TestALargeValueMayTakeItsTime(t *testing.T) {
+	all := peers(t, 2)
+	a, b := all[0], all[1]
+	value := strings.Repeat("v", 8<<20)
+	large, small := a.lost(t, "large", 1, value), a.lost(t, "small", 1, "v")
+	b.put(t, "large", 1, value)
+	b.put(t, "small", 1, "v")
+	b.store.before = func(ctx context.Context, verb, _ string) error {
+		if verb == "get" {
+			select {
+			case <-time.After(400 * time.Millisecond):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	}
+	if got, found, _ := a.fetch(t, "large", large); !found || got != value {
+		t.Errorf("%d bytes of %d (%v)", len(got), len(value), found)
+	}
+	if _, found, sure := a.fetch(t, "small", small); found || sure {
+		t.Errorf("a small one is waited for (%v), or said to be lost (%v)", found, sure)
 	}
 }
 
@@ -252,8 +286,8 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	if value, sure, err := a.fetcher.Fetch(ctx, a.key("k"), it); value != nil || sure || !errors.Is(err, why) {
-		t.Errorf("fetched %q, sure %v, %v", value, sure, err)
+	if got, err := a.fetcher.Fetch(ctx, a.key("k"), it); got.Value != nil || got.Sure || !errors.Is(err, why) {
+		t.Errorf("fetched %+v, %v", got, err)
 	}
 }
 

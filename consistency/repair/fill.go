@@ -94,18 +94,26 @@ func (f *Filler) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !f.short(ctx, &seen) || time.Now().Before(next) {
-			continue
+		short := f.short(ctx, &seen)
+		if seen.broke {
+			next = time.Time{}
 		}
 		peers := f.peers()
-		if len(peers) == 0 {
+		if !short || time.Now().Before(next) || len(peers) == 0 {
 			continue
+		}
+		if seen.broke {
+			seen.broke, seen.owed = false, len(peers)
 		}
 		// The next time somebody else: what one lacks another may have.
 		m := peers[turn%len(peers)]
 		turn++
 		began := time.Now()
-		if err := f.pass(ctx, m); err != nil && ctx.Err() == nil {
+		err := f.pass(ctx, m)
+		switch {
+		case err == nil:
+			seen.owed = max(seen.owed-1, 0)
+		case ctx.Err() == nil:
 			f.log.Warn("the store here lacks values, and they could not be fetched; trying again", zap.String("from", m.Name), zap.Error(err))
 		}
 		// One that is short still, perhaps for want of memory, is left in peace for longer.
@@ -120,16 +128,20 @@ func (f *Filler) Run(ctx context.Context) {
 
 // watch is what was found the last time.
 type watch struct {
-	gone int64 // reads that found nothing
-	held int64 // by the store
+	gone    int64 // reads that found nothing
+	held    int64 // by the store
+	damages int64 // of the store
+	broke   bool  // there is a new one
+	owed    int   // passes that it takes since the last: one of each peer
 }
 
 // short reports whether the store seems to lack something.
 func (f *Filler) short(ctx context.Context, last *watch) bool {
 	st := f.replica.Stats()
 	slack := max(fillSlack, st.Items/fillShare)
-	is := st.Gone-last.gone >= fillSlack
-	last.gone = st.Gone
+	last.broke = last.broke || st.Damages > last.damages
+	is := last.broke || last.owed > 0 || st.Gone-last.gone >= fillSlack
+	last.gone, last.damages = st.Gone, st.Damages
 	ctx, cancel := context.WithTimeout(ctx, f.every)
 	defer cancel()
 	held, err := f.replica.Held(ctx)
@@ -188,35 +200,43 @@ func (f *Filler) pass(ctx context.Context, m cluster.Member) error {
 }
 
 func (f *Filler) fill(ctx context.Context, from uint64) error {
-	stream, err := f.cluster.Stream(ctx, from, streamKeys, nil)
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	r := bufio.NewReader(stream)
-	keys := make([]attune.Key, 0, fillBatch)
-	for done := false; !done; {
-		var text []byte
-		if text, err = readText(r); err != nil {
-			return fmt.Errorf("keys of a peer: %w", err)
-		}
-		if done = len(text) == 0; !done {
-			keys = append(keys, attune.Key{Text: text, Hash: f.replica.Hash(text)})
-		}
-		if len(keys) < fillBatch && !done {
-			continue
-		}
+	return eachKeys(ctx, f.cluster, f.replica, from, func(keys []attune.Key) error {
 		lacking, err := f.replica.Lacking(ctx, keys)
 		if err != nil {
 			return err
 		}
 		n, err := f.fetch(ctx, from, lacking)
 		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.status.Looked += int64(len(keys))
 		f.status.Lacking += int64(len(lacking))
 		f.status.Fetched += n
-		f.mu.Unlock()
+		return err
+	})
+}
+
+// eachKeys calls fn with all keys that a peer tells, fillBatch at a time, which are valid
+// until it returns.
+func eachKeys(ctx context.Context, c *cluster.Cluster, r *replica.Replica, from uint64, fn func(keys []attune.Key) error) error {
+	stream, err := c.Stream(ctx, from, streamKeys, nil)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	in := bufio.NewReader(stream)
+	keys := make([]attune.Key, 0, fillBatch)
+	for done := false; !done; {
+		text, err := readText(in)
 		if err != nil {
+			return fmt.Errorf("keys of a peer: %w", err)
+		}
+		if done = len(text) == 0; !done {
+			keys = append(keys, attune.Key{Text: text, Hash: r.Hash(text)})
+		}
+		if len(keys) < fillBatch && !done {
+			continue
+		}
+		if err := fn(keys); err != nil {
 			return err
 		}
 		keys = keys[:0]

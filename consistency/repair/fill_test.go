@@ -136,6 +136,42 @@ func TestAStoreThatLosesMuchIsFilledUnasked(t *testing.T) {
 	}
 }
 
+// TestADamagedStoreIsFilledUnasked, though it lost too little to be noticed otherwise,
+// and from all of the others: what one lacks another may have.
+func TestADamagedStoreIsFilledUnasked(t *testing.T) {
+	all := peers(t, 3)
+	a, b := all[0], all[1]
+	keys := same(t, all, 100)
+	a.filler.Every(10 * time.Millisecond)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { a.filler.Run(ctx) })
+	defer wg.Wait()
+	defer stop()
+	for range 2 {
+		for i, key := range keys[:10] {
+			a.store.forget(key)
+			if i%2 == 0 {
+				b.store.forget(key)
+			}
+		}
+		a.store.damages.Add(1)
+		attunetest.Eventually(t, "all is there again", func() bool {
+			for _, key := range keys {
+				if a.store.has(key) == 0 {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	passes := a.filler.Status().Passes
+	time.Sleep(200 * time.Millisecond)
+	if n := a.filler.Status().Passes; n > passes+2 {
+		t.Errorf("%d passes more, of a store that lacks nothing", n-passes)
+	}
+}
+
 // TestPacedKeepsItsRate, and loses nothing.
 func TestPacedKeepsItsRate(t *testing.T) {
 	src := bytes.Repeat([]byte("0123456789"), 1000)

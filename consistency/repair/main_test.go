@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,12 +31,15 @@ type store struct {
 	mu      sync.Mutex
 	records map[string]kvadapter.Record
 	puts    map[string][]attune.Version // by key, as they came
+
+	damages atomic.Int64
 }
 
 var (
 	_ kvadapter.Backend = (*store)(nil)
 	_ kvadapter.Scanner = (*store)(nil)
 	_ kvadapter.Counter = (*store)(nil)
+	_ kvadapter.Mender  = (*store)(nil)
 )
 
 func newStore() *store {
@@ -102,6 +106,8 @@ func (s *store) Items(ctx context.Context) (int64, error) {
 	defer s.mu.Unlock()
 	return int64(len(s.records)), nil
 }
+
+func (s *store) Damages() int64 { return s.damages.Load() }
 
 // forget loses a key's bytes behind the replica's back.
 func (s *store) forget(key string) {

@@ -3,6 +3,7 @@ package repair
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,30 +26,94 @@ const (
 	stageOverhead = 256
 	// settleTimeout is how long the store may take for one.
 	settleTimeout = 2 * time.Second
+	// stagePace is the time between two departures, if few wait: the system calls of
+	// one value by itself cost controller and store several times what the value does.
+	stagePace = time.Millisecond
 	// stagePoll is how often one who waits for room looks, and stagePatience how long
 	// it waits for more than a little.
 	stagePoll     = time.Millisecond
 	stagePatience = 50 * time.Millisecond
+	// retryAfter is how long after a lane's values were refused all of them are tried
+	// again, or retryShare times as long as it took to try them, up to retryMost.
+	retryAfter = 100 * time.Millisecond
+	retryShare = 8
+	retryMost  = time.Second
+	// refusedFor is how long a refusal counts: a store that goes on refusing does so
+	// more often. Every refusedEvery people are told.
+	refusedFor   = 3 * time.Second
+	refusedEvery = 10 * time.Second
 )
 
 // Stager brings the bytes of applied changes to a store outside this process, so
 // that applying does not wait for it. A key has its lane, and keeps its order.
 //
-// To a durable store, which may be the only one, it brings all of them: Put then
-// waits while too much is on its way, and a value that the store does not take is
-// tried again until it does.
+// Of what is more than may be on its way it gives up what comes. To a durable store,
+// which may be the only one, it brings all of it, and a value that the store does not
+// take is tried again until it does; so whoever adds must see that it is not too much:
+// by [Stager.Wait] or, if it cannot wait, by taking no more while it is [Stager.Full].
 type Stager struct {
 	replica *replica.Replica
 	log     *zap.Logger
 	keeps   bool // the store is durable
-	lanes   []chan job
+	lanes   []*lane
 	bytes   atomic.Int64 // of what is on its way
 	lost    atomic.Int64
-	refused atomic.Int64
+	saidAt  atomic.Int64            // when people were told of one, unix nanoseconds
+	refusal atomic.Pointer[refusal] // the last of a durable store
 	running sync.WaitGroup
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	never   context.Context // has ended
+}
+
+// refusal is why a store did not take a value.
+type refusal struct {
+	at  time.Time
+	why error
+}
+
+// lane is what waits for one goroutine.
+type lane struct {
+	n       atomic.Int64  // jobs that were not done
+	stirred chan struct{} // has room for one: there are some
+	mu      sync.Mutex
+	jobs    []job // guarded by mu
+}
+
+func (l *lane) add(j job) {
+	l.n.Add(1)
+	l.mu.Lock()
+	l.jobs = append(l.jobs, j)
+	l.mu.Unlock()
+	select {
+	case l.stirred <- struct{}{}:
+	default:
+	}
+}
+
+// work does what is there. What do reports not to be done is there again, and so are
+// marks behind it.
+func (l *lane) work(do func(job) bool) (all bool) {
+	l.mu.Lock()
+	jobs := l.jobs
+	l.jobs = nil
+	l.mu.Unlock()
+	again := jobs[:0]
+	for _, j := range jobs {
+		if j.passed != nil && len(again) > 0 || !do(j) {
+			again = append(again, j)
+			continue
+		}
+		l.n.Add(-1)
+	}
+	clear(jobs[len(again):])
+	if len(again) == 0 {
+		return true
+	}
+	l.mu.Lock()
+	l.jobs = append(again, l.jobs...)
+	l.mu.Unlock()
+	return false
 }
 
 // Staged is a change whose bytes are on their way. The replica has them.
@@ -86,6 +151,7 @@ var ErrBehind = errors.New("the store takes values slower than they come: add se
 var (
 	errOverrun = errors.New("the store takes values slower than they come")
 	errClosed  = errors.New("this controller is shutting down")
+	errStuck   = errors.New("what the others decide waits for the store here, which does not take it")
 )
 
 // NewStager starts one. It must be closed.
@@ -102,13 +168,16 @@ func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
 	// said when the first comes.
 	_ = r.Takes(attune.Key{}, 0)
 	for range stageLanes {
-		lane := make(chan job, stageBound)
-		s.lanes = append(s.lanes, lane)
+		l := &lane{stirred: make(chan struct{}, 1)}
+		s.lanes = append(s.lanes, l)
 		s.running.Go(func() {
 			for {
 				select {
-				case j := <-lane:
-					s.do(j)
+				case <-l.stirred:
+					if l.n.Load() == 1 && !s.keeps {
+						departure()
+					}
+					s.work(l)
 				case <-s.ctx.Done():
 					return
 				}
@@ -118,16 +187,40 @@ func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
 	return s
 }
 
-func (s *Stager) do(j job) {
+// departure waits for the moment at which the lanes begin together, and may share a
+// round trip. Nobody waits for the values meanwhile: reads find them with the replica.
+func departure() {
+	time.Sleep(stagePace - time.Duration(time.Now().UnixNano())%stagePace)
+}
+
+// work does what is in a lane. What a durable store does not take it tries again, with
+// all else: a deletion may be what makes room.
+func (s *Stager) work(l *lane) {
+	for began := time.Now(); !l.work(s.do); began = time.Now() {
+		select {
+		case <-time.After(min(max(retryAfter, retryShare*time.Since(began)), retryMost)):
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// do reports whether that was all that is to be done.
+func (s *Stager) do(j job) bool {
 	if j.passed != nil {
 		j.passed.Done()
-		return
+		return true
+	}
+	if j.restore == nil && s.keeps {
+		err := s.replica.Persist(s.ctx, j.Hash, j.Version)
+		if err != nil && s.ctx.Err() == nil {
+			s.told(err)
+			return false
+		}
+		s.bytes.Add(-j.cost)
+		return true
 	}
 	defer s.bytes.Add(-j.cost)
-	if j.restore == nil && s.keeps {
-		s.replica.Persist(s.ctx, j.Hash, j.Version, s.told)
-		return
-	}
 	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
 	defer cancel()
 	var err error
@@ -140,17 +233,20 @@ func (s *Stager) do(j job) {
 		s.lost.Add(1)
 		s.log.Debug("the store did not take a value; it will be fetched from a peer if it is asked for", zap.Error(err))
 	}
+	return true
 }
 
 // told says that the store takes nothing, the first time and then rarely.
 func (s *Stager) told(err error) {
-	if s.refused.Add(1)%1000 == 1 {
+	now := time.Now()
+	s.refusal.Store(&refusal{now, err})
+	if last := s.saidAt.Load(); now.UnixNano()-last > int64(refusedEvery) && s.saidAt.CompareAndSwap(last, now.UnixNano()) {
 		s.log.Error("the store does not take values; writes wait until it does", zap.Error(err))
 	}
 }
 
 // Add takes over bringing an applied change's bytes to the store; nothing of c is
-// kept. It waits for a durable store alone, if more is on its way than may be.
+// kept. It does not wait.
 func (s *Stager) Add(c *attune.Change) {
 	if s.replica.Stages(c) {
 		s.Put(StagedOf(c))
@@ -159,15 +255,19 @@ func (s *Stager) Add(c *attune.Change) {
 
 // Put is Add of what was noted of a change.
 func (s *Stager) Put(st Staged) {
-	j := job{Staged: st}
-	if s.keeps {
-		for s.bytes.Load() > stageBytes && s.ctx.Err() == nil {
-			time.Sleep(stagePoll)
-		}
+	if j := (job{Staged: st}); s.keeps {
 		s.bytes.Add(j.cost)
-		s.enter(s.ctx, s.lane(j), j)
+		s.lane(j).add(j)
 	} else if !s.queue(j) {
 		_ = s.replica.SettleVersion(s.never, j.Hash, j.Version) // that it is given up is what we want
+	}
+}
+
+// Wait returns when no more is on its way to a durable store than may be, or nothing is
+// brought there any more.
+func (s *Stager) Wait() {
+	for s.keeps && s.over(stageBytes, stageBound) && s.ctx.Err() == nil {
+		time.Sleep(stagePoll)
 	}
 }
 
@@ -183,31 +283,17 @@ func (s *Stager) Restore(key attune.Key, it attune.Item) {
 	s.queue(job{Staged: Staged{Hash: key.Hash, cost: cost(key, it)}, restore: &restored{key, it}})
 }
 
-func (s *Stager) lane(j job) chan job { return s.lanes[j.Hash[1]%stageLanes] }
+func (s *Stager) lane(j job) *lane { return s.lanes[j.Hash[1]%stageLanes] }
 
 // queue reports whether there was room.
 func (s *Stager) queue(j job) bool {
-	if s.bytes.Add(j.cost) <= stageBytes {
-		select {
-		case s.lane(j) <- j:
-			return true
-		default:
-		}
+	l := s.lane(j)
+	if s.bytes.Add(j.cost) <= stageBytes && l.n.Load() < stageBound {
+		l.add(j)
+		return true
 	}
 	s.bytes.Add(-j.cost)
 	s.lost.Add(1)
-	return false
-}
-
-// enter waits for room in a lane. It reports false if ctx, or the use of s, ends
-// first.
-func (s *Stager) enter(ctx context.Context, lane chan job, j job) bool {
-	select {
-	case lane <- j:
-		return true
-	case <-ctx.Done():
-	case <-s.ctx.Done():
-	}
 	return false
 }
 
@@ -216,11 +302,9 @@ func (s *Stager) enter(ctx context.Context, lane chan job, j job) bool {
 func (s *Stager) Drain(ctx context.Context) error {
 	var passed sync.WaitGroup
 	done := make(chan struct{})
-	for _, lane := range s.lanes {
+	for _, l := range s.lanes {
 		passed.Add(1)
-		if !s.enter(ctx, lane, job{passed: &passed}) {
-			return errors.Join(context.Cause(ctx), context.Cause(s.ctx))
-		}
+		l.add(job{passed: &passed})
 	}
 	go func() { // it ends, as every lane does, and Close empties them
 		passed.Wait()
@@ -243,16 +327,26 @@ func (s *Stager) Behind() bool { return s.over(stageBytes/4, stageBound/4) }
 // Full is Behind for one who cannot wait.
 func (s *Stager) Full() bool { return s.over(stageBytes/2, stageBound/2) }
 
-func (s *Stager) over(bytes int64, waiting int) bool {
+func (s *Stager) over(bytes, waiting int64) bool {
 	if s.bytes.Load() > bytes {
 		return true
 	}
-	for _, lane := range s.lanes {
-		if len(lane) > waiting {
+	for _, l := range s.lanes {
+		if l.n.Load() > waiting {
 			return true
 		}
 	}
 	return false
+}
+
+// Stuck is why a durable store takes nothing, if so much waits for it by now that the
+// replica cannot follow the others; else nil.
+func (s *Stager) Stuck() error {
+	r := s.refusal.Load()
+	if r == nil || time.Since(r.at) > refusedFor || !s.Full() {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errStuck, r.why)
 }
 
 // Await returns when the store is not [Stager.Behind], or after a while if it is not
@@ -282,9 +376,7 @@ func (s *Stager) GiveUp() { s.cancel(errClosed) }
 func (s *Stager) Close() {
 	s.GiveUp()
 	s.running.Wait()
-	for _, lane := range s.lanes {
-		for len(lane) > 0 {
-			s.do(<-lane)
-		}
+	for _, l := range s.lanes {
+		l.work(s.do)
 	}
 }

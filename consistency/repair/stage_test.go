@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -57,6 +58,38 @@ func TestAKeyKeepsItsOrderOnTheWayToTheStore(t *testing.T) {
 			t.Errorf("%s came to the store in the order %v", key, puts)
 		}
 	}
+}
+
+// TestValuesDepartTogether: those that come within a millisecond may share a round trip.
+func TestValuesDepartTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode()
+		departed := make(map[time.Time]int)
+		var mu sync.Mutex
+		n.store.before = func(_ context.Context, verb, _ string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			departed[time.Now()]++
+			return nil
+		}
+		s := repair.NewStager(n.Replica, zap.NewNop())
+		defer s.Close()
+		const keys = 60
+		for i := range keys {
+			s.Add(n.apply(t, fmt.Sprint("k", i), 1, "x"))
+			time.Sleep(100 * time.Microsecond)
+		}
+		time.Sleep(10 * time.Millisecond)
+		mu.Lock()
+		defer mu.Unlock()
+		all := 0
+		for _, together := range departed {
+			all += together
+		}
+		if all != keys || len(departed) > 7 {
+			t.Errorf("%d values that came in 6 ms left for the store at %d moments", all, len(departed))
+		}
+	})
 }
 
 // TestAKeyThatTheStoreKeepsWaitingHoldsUpItsLaneOnly: many changes of one key

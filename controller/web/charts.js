@@ -78,7 +78,10 @@ export function chart(title, unit, series, { top, format = short } = {}) {
 // undefined if neither says.
 export function map(target, controllers, reaches) {
   target.replaceChildren();
-  const n = controllers.length, cx = 160, cy = 118, r = n === 1 ? 0 : 80, size = n > 8 ? 14 : 22;
+  // Of long names the end tells them apart, and all of it stands in the table.
+  const n = controllers.length, most = n > 6 ? 8 : 14;
+  const label = (name) => (name.length > most ? "…" + name.slice(1 - most) : name);
+  const cx = 160, cy = 118, r = n === 1 ? 0 : 80, size = n > 8 ? 14 : 22;
   const at = controllers.map((_, i) => {
     const turn = (2 * Math.PI * i) / n - Math.PI / 2;
     return [cx + 1.25 * r * Math.cos(turn), cy + r * Math.sin(turn)];
@@ -94,7 +97,7 @@ export function map(target, controllers, reaches) {
     target.append(
       svg("circle", { class: "node " + c.kind, cx: at[i][0], cy: at[i][1], r: size }),
       svg("text", { x: at[i][0], y: at[i][1] + 4 }, c.mark),
-      svg("text", { x: at[i][0], y: at[i][1] + size + 13 }, c.name.slice(0, 14)),
+      svg("text", { x: at[i][0], y: at[i][1] + size + 13 }, label(c.name), svg("title", {}, c.name)),
       svg("text", { class: "small", x: at[i][0], y: at[i][1] - size - 5 }, c.role));
   });
 }

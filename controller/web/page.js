@@ -24,11 +24,12 @@ function lasting(seconds) {
 }
 
 // Each state has a mark and a word; the colour only repeats them.
-const marks = { good: "✓", fair: "!", bad: "✕" };
+const marks = { good: "✓", fair: "!", bad: "✕", gone: "–" };
 
 // stateOf judges a controller by what gossip has, and by what itself says.
 function stateOf(node, seen) {
   const failed = seen?.state === "failed";
+  if (seen?.state === "left") return { kind: "gone", word: "left", why: "it was stopped on purpose, and nobody waits for it" };
   if (!node.view) {
     return failed
       ? { kind: "bad", word: "failed", why: node.error }
@@ -68,10 +69,11 @@ function draw(cluster) {
     if (n.role === "follower" && role === "voter") n.role = "follower, votes";
   }
 
-  const bad = nodes.filter((n) => n.state.kind !== "good");
+  const here = nodes.filter((n) => n.state.kind !== "gone");
+  const bad = here.filter((n) => n.state.kind !== "good");
   text("level", `${asked.view.level}, as ${asked.name} sees it`);
   const summary = bad.length === 0
-    ? `✓ ${nodes.length === 1 ? "The controller is" : `All ${nodes.length} controllers are`} ready.`
+    ? `✓ ${here.length === 1 ? "The controller is" : `All ${here.length} controllers are`} ready.`
     : `${bad.some((n) => n.state.kind === "bad") ? "✕" : "!"} ${bad.map((n) => `${n.name}: ${n.state.word}`).join("; ")}.`;
   text("summary", summary);
   byId("summary").className = bad.length === 0 ? "good" : bad.some((n) => n.state.kind === "bad") ? "bad" : "fair";
@@ -99,7 +101,7 @@ function drawControllers(nodes, best, seenBy) {
     r.dataset.state = n.state.word;
     return r;
   }));
-  map(byId("map"), nodes.map((n) => ({ name: n.name, kind: n.state.kind, mark: marks[n.state.kind], role: n.role.split(",")[0] })), (a, b) => {
+  map(byId("map"), nodes.filter((n) => n.state.kind !== "gone").map((n) => ({ name: n.name, kind: n.state.kind, mark: marks[n.state.kind], role: n.role.split(",")[0] })), (a, b) => {
     const ways = [[a, b], [b, a]]
       .map(([from, to]) => nodes.find((n) => n.name === from).view?.members?.find((m) => m.name === to))
       .filter((m) => m).map((m) => m.state !== "failed");
@@ -159,7 +161,7 @@ function drawReach(nodes, views, seenBy) {
   rows("reach", views.map((n) => row(head(n.name), ...nodes.map((m) => {
     if (m === n) return "itself";
     const state = seenBy(n.view, m.name)?.state ?? "unknown";
-    const kind = { ready: "good", failed: "bad" }[state] ?? "fair";
+    const kind = { ready: "good", failed: "bad", left: "gone" }[state] ?? "fair";
     return element("td", { class: kind }, `${marks[kind]} ${state}`);
   }))));
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // killedChild runs the test that calls it in a process of its own, and kills that
-// when it has told where its controller is.
+// when it has told where its server is.
 func killedChild(t *testing.T) (addr string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")

@@ -3,15 +3,12 @@
 package attunetest
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -80,11 +77,10 @@ func TestMemcachedAddressTaken(t *testing.T) {
 // A test that is killed leaves no memcached behind. The test killed is this one,
 // run by itself.
 func TestMemcachedDiesWithTheTest(t *testing.T) {
-	const child = "ATTUNETEST_CHILD"
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells a process of its parent's death")
 	}
-	if os.Getenv(child) != "" {
+	if os.Getenv("ATTUNETEST_CHILD") != "" {
 		os.Stdout.WriteString("at " + StartMemcached(t).Addr + "\n")
 		time.Sleep(Patience)
 		return
@@ -92,22 +88,7 @@ func TestMemcachedDiesWithTheTest(t *testing.T) {
 	if _, err := testbed.FindMemcached(); err != nil {
 		t.Skip(err)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), child+"=1")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait() // killed
-	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "at ")
-	if !ok {
-		t.Fatalf("it says %q, %v", line, err)
-	}
+	addr := killedChild(t)
 	Eventually(t, "the memcached is gone", func() bool {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {

@@ -106,6 +106,14 @@ func (r *Recorder) Add(e Event) {
 	r.events = append(r.events, e)
 }
 
+// Removed writes down that any of Keys may have gone since some moment, with what backs
+// a controller: a delete of unknown outcome.
+func (r *Recorder) Removed(since int64) {
+	for _, key := range r.Keys() {
+		r.Add(Event{Node: "backend", Op: Op{Kind: Delete, Key: key}, Call: since, Return: Forever})
+	}
+}
+
 // Begin starts the clock. Run does so if it was not called.
 func (r *Recorder) Begin() {
 	if r.start.IsZero() {

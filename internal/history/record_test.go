@@ -19,13 +19,18 @@ func TestMemcachedPasses(t *testing.T) {
 		history.Locks, history.Mixed, history.Flushes, history.Removals, history.Chained,
 	} {
 		t.Run(w.Name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			r := history.Recorder{
 				Targets: []history.Target{{Name: "m1", Addr: m.Addr}, {Name: "m2", Addr: m.Addr}},
 				Clients: 8, Workload: w, Pause: time.Millisecond, Hop: w.Name == "cas",
 			}
-			h := r.Run(ctx)
+			r.Begin()
+			done := make(chan history.History, 1)
+			go func() { done <- r.Run(ctx) }()
+			attunetest.Eventually(t, "commands are answered", func() bool { return r.Answered() >= 1000 })
+			cancel()
+			h := <-done
 			// The clients have stopped in the middle of commands, which are executed or not.
 			time.Sleep(20 * time.Millisecond)
 			survey, err := r.Survey(r.Targets, h.Keys())
@@ -36,7 +41,7 @@ func TestMemcachedPasses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := h.Answered(); n < 100 || int64(n) > r.Answered()+8 {
+			if n := h.Answered(); n < 1000 || int64(n) > r.Answered()+8 {
 				t.Errorf("%d of %d commands answered", n, len(h))
 			}
 			for name, err := range map[string]error{
@@ -71,14 +76,13 @@ func TestUnknownOutcome(t *testing.T) {
 	defer cancel()
 	r := history.Recorder{
 		Targets: []history.Target{{Name: "m", Addr: m.Addr}, {Name: "other", Addr: other.Addr}},
-		Clients: 1, Workload: history.Registers, Timeout: 100 * time.Millisecond,
+		Clients: 1, Workload: history.Registers, Timeout: time.Second,
 	}
 	r.Begin()
 	done := make(chan history.History)
 	go func() { done <- r.Run(ctx) }()
 	attunetest.Eventually(t, "commands are answered", func() bool { return r.Answered() > 10 })
 	m.Pause()
-	paused := r.Now()
 	attunetest.Eventually(t, "it stops", func() bool {
 		n := r.Answered()
 		time.Sleep(30 * time.Millisecond)
@@ -96,7 +100,7 @@ func TestUnknownOutcome(t *testing.T) {
 	for i, e := range h {
 		if e.Out.Status == history.Unknown && unknown < 0 {
 			unknown = i
-			if e.Return != history.Forever || e.Call > paused+int64(time.Second) {
+			if e.Return != history.Forever {
 				t.Errorf("an unknown that ends: %v", e)
 			}
 		} else if unknown >= 0 && (e.Client == h[0].Client || e.Session == h[0].Session) {
@@ -106,7 +110,7 @@ func TestUnknownOutcome(t *testing.T) {
 	if unknown < 0 || unknown+1 == len(h) || h[unknown].Node != "m" || h[unknown+1].Node != "other" || h[unknown+1].Op.Kind != history.Get {
 		t.Errorf("event %d of %d is the first of unknown outcome", unknown, len(h))
 	}
-	if gap, _ := h.Gap(0, h[len(h)-1].Call, func(history.Event) bool { return true }); gap < 100*time.Millisecond {
+	if gap, _ := h.Gap(0, h[len(h)-1].Call, func(history.Event) bool { return true }); gap < time.Second {
 		t.Errorf("the longest time without an answer is %v", gap)
 	}
 }

@@ -27,8 +27,7 @@ var ErrFull = errors.New("disk is full")
 
 // Watch looks after some directories. Its methods may be called concurrently.
 type Watch struct {
-	dirs    []string
-	reserve uint64
+	dirs    []Reserved
 	told    func(err error) // of run alone, after New
 	full    atomic.Pointer[error]
 	stop    chan struct{}
@@ -36,11 +35,16 @@ type Watch struct {
 	running sync.WaitGroup
 }
 
-// New begins to watch directories, which must be there. reserve is the bytes to be
-// left free on the file system of each. told is called when Err begins to be an error,
-// and when it is none any more. It must be closed.
-func New(reserve uint64, told func(err error), dirs ...string) *Watch {
-	w := &Watch{dirs: dirs, reserve: reserve, told: told, stop: make(chan struct{})}
+// Reserved is a directory, and how many bytes are to be left free on its file system.
+type Reserved struct {
+	Dir     string
+	Reserve uint64
+}
+
+// New begins to watch directories, which must be there. told is called when Err begins
+// to be an error, and when it is none any more. It must be closed.
+func New(told func(err error), dirs ...Reserved) *Watch {
+	w := &Watch{dirs: dirs, told: told, stop: make(chan struct{})}
 	w.look()
 	w.running.Go(w.run)
 	return w
@@ -64,9 +68,9 @@ type Disk struct {
 
 // Disks looks at all directories now. A file system that does not tell is left out.
 func (w *Watch) Disks() (all []Disk) {
-	for _, dir := range w.dirs {
-		if u, err := vfs.Default.GetDiskUsage(dir); err == nil {
-			all = append(all, Disk{Dir: dir, Free: u.AvailBytes, Total: u.TotalBytes, Reserve: w.reserve})
+	for _, d := range w.dirs {
+		if u, err := vfs.Default.GetDiskUsage(d.Dir); err == nil {
+			all = append(all, Disk{Dir: d.Dir, Free: u.AvailBytes, Total: u.TotalBytes, Reserve: d.Reserve})
 		}
 	}
 	return all
@@ -94,13 +98,13 @@ func (w *Watch) run() {
 // look looks once. A file system that does not tell is taken for one with room: a
 // write will find out.
 func (w *Watch) look() {
-	for _, dir := range w.dirs {
-		u, err := vfs.Default.GetDiskUsage(dir)
-		if err != nil || u.AvailBytes >= w.reserve {
+	for _, d := range w.dirs {
+		u, err := vfs.Default.GetDiskUsage(d.Dir)
+		if err != nil || u.AvailBytes >= d.Reserve {
 			continue
 		}
-		err = fmt.Errorf("%w: %s has %s left, and writes need %s: make room there", ErrFull, dir,
-			humanize.IBytes(u.AvailBytes), humanize.IBytes(w.reserve))
+		err = fmt.Errorf("%w: %s has %s left, and writes need %s: make room there", ErrFull, d.Dir,
+			humanize.IBytes(u.AvailBytes), humanize.IBytes(d.Reserve))
 		if w.full.Swap(&err) == nil {
 			w.told(err)
 		}

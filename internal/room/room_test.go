@@ -18,18 +18,18 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestRoomIsToldOf(t *testing.T) {
 	dir := t.TempDir()
-	enough := room.New(1, func(error) {}, dir)
+	enough := room.New(func(error) {}, room.Reserved{Dir: dir, Reserve: 1})
 	defer enough.Close()
 	if err := enough.Err(); err != nil {
 		t.Errorf("with a byte to reserve: %v", err)
 	}
 	other := t.TempDir()
-	full := room.New(1<<60, func(error) {}, other)
+	full := room.New(func(error) {}, room.Reserved{Dir: dir, Reserve: 1}, room.Reserved{Dir: other, Reserve: 1 << 60})
 	defer full.Close()
 	if err := full.Err(); !errors.Is(err, room.ErrFull) || !strings.Contains(err.Error(), other) {
 		t.Errorf("with an exbibyte to reserve: %v, want ErrFull and %s", err, other)
 	}
-	if d := full.Disks(); len(d) != 1 || d[0].Dir != other || d[0].Reserve != 1<<60 || d[0].Free == 0 || d[0].Free > d[0].Total {
+	if d := full.Disks(); len(d) != 2 || d[0].Dir != dir || d[0].Reserve != 1 || d[1].Dir != other || d[1].Reserve != 1<<60 || d[1].Free == 0 || d[1].Free > d[1].Total {
 		t.Errorf("%+v", d)
 	}
 	full.Close() // twice is once
@@ -39,7 +39,7 @@ func TestRoomIsToldOf(t *testing.T) {
 func TestRoomComesBack(t *testing.T) {
 	dir := attunetest.SmallDisk(t, 16<<20)
 	var told atomic.Int64
-	w := room.New(8<<20, func(error) { told.Add(1) }, dir)
+	w := room.New(func(error) { told.Add(1) }, room.Reserved{Dir: dir, Reserve: 8 << 20})
 	defer w.Close()
 	if err := w.Err(); err != nil {
 		t.Fatal(err)

@@ -85,8 +85,9 @@ func (h *Header) Left(rec *Record, now int64) int64 {
 // Summary is at the end of a snapshot.
 type Summary struct {
 	Records int64 `json:"records"`
-	// Missing is how many items the controller knew of, and did not have the bytes of:
-	// they are not in the snapshot. With a store outside the controller an estimate.
+	// Missing is how many items the controller knew of, and neither had the bytes of nor
+	// found another that did: they are not in the snapshot. With a store outside the
+	// controller an estimate.
 	Missing int64 `json:"missing"`
 }
 

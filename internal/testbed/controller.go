@@ -3,9 +3,12 @@ package testbed
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -130,6 +133,23 @@ func (n *Controller) Resume() error {
 
 // Ready returns why the controller is not ready, or nil.
 func (n *Controller) Ready() error { return Ready(n.Admin) }
+
+// Fault injects a fault, by the form that /fault of the admin address takes; nil ends
+// all that there are. It takes --enable-faults.
+func (n *Controller) Fault(form url.Values) error {
+	method := http.MethodPost
+	if form == nil {
+		method = http.MethodDelete
+	}
+	body, status, err := httpDo(method, "http://"+n.Admin+"/fault", form)
+	if err == nil && status != http.StatusOK {
+		err = errors.New(strings.TrimSpace(body))
+	}
+	if err != nil {
+		return fmt.Errorf("fault at %s: %w", n.Name, err)
+	}
+	return nil
+}
 
 // blame returns, once, that the process ended without being told to.
 func (n *Controller) blame() error {

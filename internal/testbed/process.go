@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"runtime"
@@ -75,7 +76,7 @@ func FreeAddr(host string) (string, error) {
 
 // Ready asks /readyz of an admin address and returns the reason if it is not 200.
 func Ready(admin string) error {
-	body, status, err := httpGet("http://" + admin + "/readyz")
+	body, status, err := httpDo(http.MethodGet, "http://"+admin+"/readyz", nil)
 	if err != nil {
 		return err
 	}
@@ -95,11 +96,16 @@ func Environment() (env []string) {
 	return append(env, "GORACE=halt_on_error=1")
 }
 
-// httpGet returns what a URL has, up to 1 MiB of it.
-func httpGet(url string) (body string, status int, err error) {
+// httpDo sends a request and returns what is answered, up to 1 MiB of it.
+func httpDo(method, at string, form url.Values) (body string, status int, err error) {
+	req, err := http.NewRequest(method, at, strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", 0, err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	// Each on a connection of its own: one to a process that is killed is no use.
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get(url)
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", 0, err
 	}

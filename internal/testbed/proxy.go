@@ -154,9 +154,6 @@ func (n *Network) All(names []string, r Rule) {
 	})
 }
 
-// Heal removes the rule for what from sends to to.
-func (n *Network) Heal(from, to string) { n.change(func() { delete(n.rules, link{from, to}) }) }
-
 // HealAll removes all rules.
 func (n *Network) HealAll() { n.change(func() { clear(n.rules) }) }
 

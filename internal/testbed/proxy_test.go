@@ -209,7 +209,7 @@ func TestProxyCutsOneDirection(t *testing.T) {
 	silent(t, late)
 	send(t, other, "1")
 	b.await(t, numbers(0, 2))
-	n.Heal("a", "b")
+	n.HealAll()
 	b.await(t, numbers(0, 4)) // what was sent meanwhile
 	expect(t, late, "welcome")
 
@@ -235,7 +235,7 @@ func TestProxyResets(t *testing.T) {
 	if _, err := again.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("a new one is open: %v", err)
 	}
-	n.Heal("a", "b")
+	n.HealAll()
 	expect(t, dialPeer(t, addr, 1, "a"), "welcome")
 }
 

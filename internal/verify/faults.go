@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,8 @@ import (
 
 // Fault is something that was broken, and mended.
 type Fault struct {
+	// Kind is of [Faults].
+	Kind string `json:"kind"`
 	// At and Until are when, since clients began. While it lasts, Until is 0.
 	At    time.Duration `json:"at_ns"`
 	Until time.Duration `json:"until_ns"`
@@ -63,6 +66,7 @@ var kinds = []kind{
 	{"partition", always, (*breaker).partition},
 	{"slow", always, (*breaker).slow},
 	{"lossy", always, (*breaker).lossy},
+	{"clock", always, (*breaker).clock},
 	{"backend", func(o *LocalOptions) string {
 		if o.Store != "memcached" {
 			return "only --store memcached has backends that can be lost"
@@ -106,6 +110,7 @@ func Start(ctx context.Context, o LocalOptions) (*Local, error) {
 	var err error
 	l.Cluster, err = testbed.Start(ctx, testbed.Options{
 		Binary: o.Binary, Nodes: o.Nodes, Level: o.Level, Durable: o.Durable, Backend: store, MemoryLimit: "256MiB", Seed: o.Seed,
+		Args: []string{"--enable-faults"},
 	})
 	if err != nil {
 		return nil, err
@@ -203,7 +208,7 @@ func (b *breaker) now() int64 { return b.jobs[0].rec.Now() }
 
 // begin notes a fault.
 func (b *breaker) begin(format string, args ...any) {
-	b.done = append(b.done, Fault{At: time.Duration(b.now()), What: fmt.Sprintf(format, args...)})
+	b.done = append(b.done, Fault{Kind: b.kinds[b.kind].name, At: time.Duration(b.now()), What: fmt.Sprintf(format, args...)})
 	if b.note != nil {
 		b.note(b.done[len(b.done)-1])
 	}
@@ -330,6 +335,23 @@ func (b *breaker) lossy(ctx context.Context) error {
 	return nil
 }
 
+// clock has a controller believe a clock that is off: so far that it must not write,
+// should it notice, or by less than what others would have to care for.
+func (b *breaker) clock(ctx context.Context) error {
+	off, way := time.Hour, "ahead"
+	if b.dice%2 == 0 {
+		off = time.Duration(100+b.dice/4%300) * time.Millisecond
+	}
+	sign := time.Duration(1)
+	if b.dice/2%2 == 0 {
+		sign, way = -1, "behind"
+	}
+	b.begin("the clock of %s is %v %s", b.one.Name, off, way)
+	err := b.one.Fault(url.Values{"kind": {"clock"}, "offset": {(sign * off).String()}, "for": {"1h"}})
+	wait(ctx, b.lasts)
+	return errors.Join(err, b.one.Fault(nil))
+}
+
 // backend takes a controller's memcached away: it hangs, or dies and comes back empty.
 func (b *breaker) backend(ctx context.Context) error {
 	m, from := b.one.Memcached, b.now()
@@ -349,12 +371,9 @@ func (b *breaker) backend(ctx context.Context) error {
 	if !history.Leaderless(b.o.Level) {
 		return err
 	}
-	// A set that this backend failed has been seen, and is withdrawn: for those who
-	// judge, a delete of unknown outcome.
+	// A set that this backend failed has been seen, and is withdrawn.
 	for _, j := range b.jobs {
-		for _, key := range j.rec.Keys() {
-			j.rec.Add(history.Event{Node: "backend", Op: history.Op{Kind: history.Delete, Key: key}, Call: from, Return: history.Forever})
-		}
+		j.rec.Removed(from)
 	}
 	return err
 }

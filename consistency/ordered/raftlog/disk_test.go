@@ -267,6 +267,10 @@ func TestMissingRecordsAreNoticed(t *testing.T) {
 			disktest.CutLast(t, disktest.Newest(t, dir, "log-"))
 			return err
 		}},
+		{"more is committed than there is", func(l *Log, _ string) error {
+			last := l.memory.last
+			return l.Save(hard{1, 1, last + 1}.state(), []*pb.Entry{entry(last, 1, "v")})
+		}},
 		{"the state is of another log", func(l *Log, _ string) error { return saveState(l, l.memory.last-1, 2, "state") }},
 	} {
 		dir := disktest.NewDir(t)

@@ -20,5 +20,5 @@
 //
 // run.sh starts the servers on loopback and runs the loads.
 // twemproxy.sh is apart from this: it compares attune over memcacheds with twemproxy
-// over memcacheds by `attune bench` alone.
+// over memcacheds by `attune bench` alone. common.sh is what both need.
 package main

@@ -20,12 +20,8 @@ PIPELINES=${PIPELINES:-1 16}
 KEYS=${KEYS:-10000}
 VALUE=${VALUE:-100}       # bytes
 DISK=${DISK:-/var/tmp}
-LIMIT=${LIMIT:-1800}      # seconds, for everything
-
-here=$(cd "$(dirname "$0")" && pwd)
-if [ -z "${PEERS_BOUNDED:-}" ]; then
-	PEERS_BOUNDED=1 exec timeout --foreground -k 20 "$LIMIT" bash "$here/run.sh" "$@"
-fi
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/common.sh" "$@"
 
 parts=("$@")
 if [ $# = 0 ]; then
@@ -40,61 +36,8 @@ for part in "${parts[@]}"; do
 	esac
 done
 
-servers=() # processes of the part that runs
-load=      # the process that loads them
-dirs=()    # to remove at the end
-
-# Ends what this script started; what does not end in 5 seconds is killed.
-stop() {
-	local pid tries
-	{
-		for pid in $load "${servers[@]}"; do
-			kill "$pid" 2>/dev/null || true
-		done
-		for pid in $load "${servers[@]}"; do
-			for tries in $(seq 50); do
-				kill -0 "$pid" 2>/dev/null || break
-				[ "$tries" != 50 ] || kill -9 "$pid" 2>/dev/null || true
-				sleep 0.1
-			done
-			wait "$pid" 2>/dev/null || true
-		done
-	} 2>/dev/null # the shell would announce who was killed
-	servers=() load=
-}
-trap 'stop; [ ${#dirs[@]} = 0 ] || rm -rf "${dirs[@]}"' EXIT
-trap 'exit 130' INT TERM
-
-# In the background, so that a signal is not kept waiting for the end of it.
-loads() {
-	"$@" &
-	load=$!
-	wait "$load"
-	load=
-}
-
-# Sets free to a port that nobody listens on, below those the kernel hands out.
-used=" "
-freeport() {
-	while :; do
-		free=$((10000 + RANDOM % 20000))
-		case $used in *" $free "*) continue ;; esac
-		if ! (exec 3<>"/dev/tcp/127.0.0.1/$free") 2>/dev/null; then
-			used+="$free "
-			return
-		fi
-	done
-}
-
-commas() { local IFS=,; echo "$*"; }
-
-directory() { # under $1; sets dir
-	dir=$(mktemp -d "$1/attune-peers.XXXXXX")
-	dirs+=("$dir")
-}
-
 etcd_part() { # data under $1
-	local i urls=() cluster=() addrs=() peers=()
+	local i cluster=() addrs=() peers=()
 	directory "$1"
 	for i in 0 1 2; do
 		freeport; addrs+=("127.0.0.1:$free")
@@ -113,6 +56,8 @@ etcd_part() { # data under $1
 	stop
 }
 
+replicated() { [ "$(redis-cli -p "$1" info replication | grep -c state=online)" = 2 ]; }
+
 redis_part() {
 	local i ports=() of
 	directory /dev/shm
@@ -125,11 +70,7 @@ redis_part() {
 			--repl-diskless-sync yes --repl-diskless-sync-delay 0 "${of[@]}" >"$dir/$i.log" 2>&1 &
 		servers+=($!)
 	done
-	for i in $(seq 100); do
-		[ "$(redis-cli -p "${ports[0]}" info replication 2>/dev/null | grep -c state=online)" = 2 ] && break
-		[ "$i" != 100 ] || { echo "run.sh: the replicas of redis did not join in 10 seconds" >&2; exit 1; }
-		sleep 0.1
-	done
+	await replicated "${ports[0]}"
 	measure redis "127.0.0.1:${ports[0]}"
 	stop
 }
@@ -169,10 +110,7 @@ for part in "${parts[@]}"; do
 	etcd-disk) etcd_part "$DISK" ;;
 	redis) redis_part ;;
 	attune)
-		if [ -z "${ATTUNE:-}" ]; then
-			ATTUNE=$bin/attune
-			(cd "$here/../../.." && go build -o "$ATTUNE" ./cmd/attune)
-		fi
+		build "$bin"
 		attune_part
 		;;
 	esac

@@ -20,44 +20,11 @@ DURATION=${DURATION:-3s} # of a round
 CONNS=${CONNS:-64}
 KEYS=${KEYS:-20000}
 VALUE=${VALUE:-100}      # bytes
-LIMIT=${LIMIT:-1800}     # seconds, for everything
-
-here=$(cd "$(dirname "$0")" && pwd)
-if [ -z "${PEERS_BOUNDED:-}" ]; then
-	PEERS_BOUNDED=1 exec timeout --foreground -k 20 "$LIMIT" bash "$here/twemproxy.sh" "$@"
-fi
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/common.sh" "$@"
 for program in nutcracker memcached curl python3; do
 	command -v $program >/dev/null || { echo "twemproxy.sh: $program is missing" >&2; exit 1; }
 done
-
-dir=$(mktemp -d "${TMPDIR:-/tmp}/attune-twemproxy.XXXXXX")
-servers=() # processes that run
-stop() {
-	local pid
-	{
-		for pid in "${servers[@]}"; do kill "$pid" || true; done
-		sleep 0.5
-		for pid in "${servers[@]}"; do kill -9 "$pid" || true; wait "$pid" || true; done
-	} 2>/dev/null
-	servers=()
-}
-trap 'stop; rm -rf "$dir"' EXIT
-trap 'exit 130' INT TERM
-
-# Sets free to a port that nobody listens on, below those the kernel hands out.
-used=" "
-freeport() {
-	while :; do
-		free=$((10000 + RANDOM % 20000))
-		case $used in *" $free "*) continue ;; esac
-		if ! (exec 3<>"/dev/tcp/127.0.0.1/$free") 2>/dev/null; then
-			used+="$free "
-			return
-		fi
-	done
-}
-
-commas() { local IFS=,; echo "$*"; }
 
 memcacheds() { # sets stores and pids
 	local i
@@ -69,16 +36,6 @@ memcacheds() { # sets stores and pids
 	done
 }
 
-# await COMMAND...: until it succeeds, ten seconds at most.
-await() {
-	local tries
-	for tries in $(seq 100); do
-		if "$@" >/dev/null 2>&1; then return; fi
-		sleep 0.1
-	done
-	echo "twemproxy.sh: gave up waiting for: $*" >&2
-	exit 1
-}
 listens() { (exec 3<>"/dev/tcp/${1%:*}/${1#*:}"); }
 
 twemproxies() { # sets theirs and their_pids
@@ -122,7 +79,7 @@ fill() {
 	local load
 	for load in "--prefill --ops 1 --warmup 0s --ratio 1:0" "--prefill=false --duration 2s --warmup 0s --ratio 1:0"; do
 		# shellcheck disable=SC2086 # several words
-		"$ATTUNE" bench --server "$(commas "$@")" --conns 3 --pipeline 16 --keys "$KEYS" --value-size "$VALUE" $load \
+		loads "$ATTUNE" bench --server "$(commas "$@")" --conns 3 --pipeline 16 --keys "$KEYS" --value-size "$VALUE" $load \
 			>"$dir/fill.out" 2>&1 || { cat "$dir/fill.out" >&2; exit 1; }
 	done
 }
@@ -144,10 +101,8 @@ print("| %s | %s | %s | %d / %d | %.2f / %.2f | **%s** | %s |" % (*sys.argv[1:],
 ' "$@"
 }
 
-if [ -z "${ATTUNE:-}" ]; then
-	ATTUNE=$dir/attune
-	(cd "$here/../../.." && CGO_ENABLED=0 go build -o "$ATTUNE" ./cmd/attune)
-fi
+directory "${TMPDIR:-/tmp}"
+build "$dir"
 echo "$(nproc) cores, $CONNS connections, $KEYS keys, $VALUE bytes, $ROUNDS rounds of $DURATION each"
 echo
 echo "| level | load | pipeline | ops/s, attune / twemproxy | us CPU per op | less CPU | throughput |"
@@ -161,7 +116,7 @@ for level in $LEVELS; do
 			twemproxies
 			fill "${ours[@]}"
 			fill "${theirs[@]}"
-			"$ATTUNE" bench --prefill=false --server "$(commas "${ours[@]}")" --pid "$(commas "${our_pids[@]}")" \
+			loads "$ATTUNE" bench --prefill=false --server "$(commas "${ours[@]}")" --pid "$(commas "${our_pids[@]}")" \
 				--vs "$(commas "${theirs[@]}")" --vs-pid "$(commas "${their_pids[@]}")" \
 				--conns "$CONNS" --pipeline "$pipeline" --keys "$KEYS" --value-size "$VALUE" --rounds "$ROUNDS" \
 				--duration "$DURATION" "${what[@]}" --output json >"$dir/out.json" 2>"$dir/out.err" ||

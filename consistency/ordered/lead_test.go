@@ -1,0 +1,97 @@
+package ordered
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
+)
+
+// A leader that is killed hangs up, and nobody waits for an election timeout. One that
+// lives goes on, whoever has lost its connection to it.
+func TestALeaderThatHangsUpIsMissedAtOnce(t *testing.T) {
+	for seed := uint64(1); seed <= 5; seed++ {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			cryptotest.SetGlobalRandom(t, seed)
+			s := newSim(t, seed, broken{})
+			s.run(10 * time.Second)
+			if !s.whole() || !s.led() {
+				t.Fatal(s.describe())
+			}
+			leader := s.nodes[0].find(s.nodes[0].core.soft.Lead)
+			for _, n := range s.nodes {
+				if n != leader {
+					n.post(func() { n.core.peerDown(leader.id, cluster.Control) })
+					break
+				}
+			}
+			term := leader.core.raft.BasicStatus().GetTerm()
+			s.run(s.now + 3*time.Second)
+			if !s.led() || !leader.core.leads() || leader.core.raft.BasicStatus().GetTerm() != term {
+				t.Errorf("it leads no more, or in another term than %d: %s", term, s.describe())
+			}
+			began := s.now
+			leader.crash(false)
+			for led := false; !led; s.run(s.now + time.Millisecond) {
+				if s.now-began > hasteMost+200*time.Millisecond {
+					t.Fatal("nobody leads: " + s.describe())
+				}
+				for _, n := range s.nodes {
+					led = led || n.core != nil && n.core.leads()
+				}
+			}
+		})
+	}
+}
+
+// Who is needed for a quorum of those that are left does not leave.
+func TestTheLastOfAQuorumDoesNotLeave(t *testing.T) {
+	g := newGroup(t, 3, true)
+	dead, stays, leaver := g.members[0], g.members[1], g.members[2]
+	eventually(t, func() error {
+		if st := leaver.Status(); st.Voters != 3 {
+			return fmt.Errorf("%d voters", st.Voters)
+		}
+		return nil
+	})
+	dead.close()
+	eventually(t, func() error {
+		if m, _ := leaver.cluster.Member(dead.ident.ID); m.Alive {
+			return errors.New("it is not missed")
+		}
+		if err := leaver.LeaveForGood(); err == nil || errors.Is(err, errNoQuorum) {
+			return fmt.Errorf("it would leave: %v", err)
+		}
+		return nil
+	})
+	leaver.do(leaver.op(attune.Set, "k", "v"))
+	stays.want("k", "v")
+}
+
+// Who leaves for good takes the time that it needs: stopped as a voter, it would be
+// missed for ever.
+func TestLeaveForGoodIsConfirmed(t *testing.T) {
+	g := newGroup(t, 3, true)
+	leaver, stays := g.members[2], g.members[0]
+	eventually(t, func() error {
+		if st := stays.Status(); st.Voters != 3 {
+			return fmt.Errorf("%d voters", st.Voters)
+		}
+		return leaver.LeaveForGood()
+	})
+	if _, err := leaver.cluster.Inject(cluster.Fault{Kind: cluster.FaultPartition, Peers: []string{"n1", "n2"}}, leavePatience+3*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	leaver.close()
+	eventually(t, func() error {
+		if st := stays.Status(); st.Voters != 2 || st.Leader == "" {
+			return fmt.Errorf("%d voters, %q leads", st.Voters, st.Leader)
+		}
+		return nil
+	})
+}
