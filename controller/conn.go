@@ -67,7 +67,12 @@ func (n *Node) serveConn(c net.Conn, info *connInfo, stripe *counters) {
 			return
 		}
 		if s.leaving && s.idle() && !now.Before(s.until) {
-			return
+			if now.Sub(s.until) < lastRead {
+				return
+			}
+			// This goroutine did not run for a while, and a deadline that is over hides
+			// what came meanwhile.
+			s.until = now.Add(lastRead)
 		}
 	}
 }

@@ -321,10 +321,13 @@ func (l *loop) sweep() (over bool) {
 		case !lc.s.leaving:
 			// What already reached the socket is still answered.
 			if l.read(lc) && lc.s.idle() {
-				lc.s.leave(l.now)
+				lc.s.leave(time.Now()) // l.now may be long ago by now
 			}
 		case l.now.After(lc.s.until):
-			l.close(lc)
+			// What came meanwhile is refused: this loop may not have run for a while.
+			if l.read(lc) && lc.s.idle() {
+				l.close(lc)
+			}
 		}
 	}
 	if !draining {
