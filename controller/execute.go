@@ -219,7 +219,7 @@ func (s *session) here(sh *shard, op *attune.Op, bump bool) (item attune.Item, o
 
 // fetchRounds is how often the bytes of a read are fetched, if its key is written
 // each time before they come.
-const fetchRounds = 8
+const fetchRounds = 64
 
 // fetchAhead asks for the value that this read needs, and for those behind it, up to
 // the next write or until they are worth a reply. False: it needs none any more.

@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"time"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/kvadapter"
@@ -75,52 +73,117 @@ func (r *Replica) ExportKeys(ctx context.Context, w io.Writer, texts [][]byte) e
 // export writes the bytes of the keys that list tells until each returns false.
 func (r *Replica) export(ctx context.Context, w io.Writer, list func(each func(text []byte) bool) error) error {
 	buffer := bufio.NewWriterSize(w, recordBuffer)
-	out := sumWriter{w: buffer}
-	if err := out.write([]byte{recordFormat}); err != nil {
+	out := exporter{r: r, ctx: ctx, w: sumWriter{w: buffer}}
+	if err := out.w.write([]byte{recordFormat}); err != nil {
 		return err
 	}
-	var (
-		n      uint64
-		failed error
-		head   = make([]byte, 0, 13+maxKey)
-		value  []byte
-	)
+	var failed error
 	err := list(func(text []byte) bool {
-		var it attune.Item
-		it, failed = r.Get(ctx, attune.Key{Text: text, Hash: r.Hash(text)}, value, false)
-		if errors.Is(failed, ErrGone) || errors.Is(failed, ErrBusy) || failed == nil && it.Version == 0 {
-			failed = nil // evicted or overwritten since it was listed
-			return true
-		}
-		if failed != nil {
-			return false
-		}
-		head = append(head[:0], uint8(len(text)))
-		head = le.AppendUint64(head, uint64(it.Stored))
-		head = le.AppendUint32(head, uint32(len(it.Value)))
-		head = append(head, text...)
-		if failed = out.write(head); failed == nil {
-			failed = out.write(it.Value)
-		}
-		if failed == nil {
-			failed = out.sum()
-		}
-		if len(it.Value) < kvadapter.Large {
-			value = it.Value
-		}
-		n++
+		failed = out.add(text)
 		return failed == nil
 	})
+	if failed == nil {
+		failed = out.flush()
+	}
 	if err == nil {
 		err = failed
 	}
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(out.write(le.AppendUint64(append(head[:0], 0), n)), out.sum()); err != nil {
+	if err := errors.Join(out.w.write(le.AppendUint64([]byte{0}, out.n)), out.w.sum()); err != nil {
 		return err
 	}
 	return buffer.Flush()
+}
+
+const (
+	// recordBatch is how many records are asked of a store outside this process in one
+	// round trip, or brought to it together, unless they have recordBytes.
+	recordBatch = 256
+	recordBytes = 1 << 20
+)
+
+// exporter writes records, and asks a backend outside this process for many at a time.
+type exporter struct {
+	r   *Replica
+	ctx context.Context
+	w   sumWriter
+	n   uint64 // records written
+
+	head, value []byte // reused
+
+	texts []byte // of keys
+	keys  []attune.Key
+	got   []Got
+	size  int // of what got asks for
+}
+
+// add writes the bytes of a key, or takes note of it.
+func (x *exporter) add(text []byte) error {
+	key := attune.Key{Text: text, Hash: x.r.Hash(text)}
+	if x.r.memory != nil {
+		it, err := x.r.load(x.ctx, key, x.value, false)
+		return x.write(text, &it, err)
+	}
+	x.texts = append(x.texts, text...)
+	key.Text = x.texts[len(x.texts)-len(text):]
+	var got Got
+	x.r.Lacks(key, &got)
+	x.keys, x.got, x.size = append(x.keys, key), append(x.got, got), x.size+got.Size()
+	if len(x.keys) < recordBatch && x.size < recordBytes {
+		return nil
+	}
+	return x.flush()
+}
+
+// flush writes the bytes of the keys noted.
+func (x *exporter) flush() error {
+	var keys []attune.Key
+	var ask []*Got
+	for i := range x.got {
+		if got := &x.got[i]; got.stored != 0 {
+			keys, ask = append(keys, x.keys[i]), append(ask, got)
+		}
+	}
+	x.r.Bring(x.ctx, keys, ask)
+	for i, key := range x.keys {
+		it, ok, err := x.r.Here(key, &x.got[i], false)
+		if !ok { // it was written meanwhile
+			it, err = x.r.Get(x.ctx, key, nil, false)
+		}
+		if err := x.write(key.Text, &it, err); err != nil {
+			return err
+		}
+	}
+	clear(x.got) // or it keeps the values
+	x.texts, x.keys, x.got, x.size = x.texts[:0], x.keys[:0], x.got[:0], 0
+	return nil
+}
+
+// write writes what was read of a key.
+func (x *exporter) write(text []byte, it *attune.Item, err error) error {
+	switch {
+	case errors.Is(err, ErrGone), errors.Is(err, ErrBusy), err == nil && it.Version == 0:
+		return nil // evicted or overwritten since it was listed
+	case err != nil:
+		return err
+	}
+	x.head = append(x.head[:0], uint8(len(text)))
+	x.head = le.AppendUint64(x.head, uint64(it.Stored))
+	x.head = le.AppendUint32(x.head, uint32(len(it.Value)))
+	x.head = append(x.head, text...)
+	if err := x.w.write(x.head); err != nil {
+		return err
+	}
+	if err := x.w.write(it.Value); err != nil {
+		return err
+	}
+	if x.r.memory != nil && len(it.Value) < kvadapter.Large {
+		x.value = it.Value
+	}
+	x.n++
+	return x.w.sum()
 }
 
 // eachStaged calls fn for the keys that have bytes on their way to the backend,
@@ -143,197 +206,4 @@ func (r *Replica) eachStaged(fn func(text []byte) bool) bool {
 		}
 	}
 	return true
-}
-
-// Import reads what [Replica.Export] wrote and keeps, as Restore does, those
-// bytes that the index names by then and the backend does not have; n is their
-// number. It may be called while the replica is used. A record that the backend
-// refuses as too large is passed over: a read will find it missing. So is one for which
-// a store outside this process has no room, which may have some for others; but a
-// durable store is waited for until it has, as all of them are to be there. What was
-// kept before an error stays, and is right.
-//
-// rd is read ahead, save for a [bufio.Reader] of at least 64 KiB, which is left
-// at the end of the stream. Errors: [ErrCorrupt], rd's, the backend's, the cause
-// of ctx, which does not interrupt a read of rd; [io.ErrUnexpectedEOF] if it
-// ended early.
-func (r *Replica) Import(ctx context.Context, rd io.Reader) (n int64, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("records from a peer: %w", err)
-		}
-	}()
-	src := sumReader{r: bufio.NewReaderSize(rd, recordBuffer)}
-	var head [13 + maxKey]byte
-	small := make([]byte, kvadapter.Large)
-	if err := src.read(head[:1]); err != nil {
-		return 0, err
-	}
-	if head[0] != recordFormat && head[0] != recordFormatOwn {
-		return 0, fmt.Errorf("%w: format %d, this version knows %d", ErrCorrupt, head[0], recordFormat)
-	}
-	src.own = head[0] == recordFormatOwn
-	for read := uint64(0); ; read++ {
-		if ctx.Err() != nil {
-			return n, context.Cause(ctx)
-		}
-		if err := src.read(head[:1]); err != nil {
-			return n, err
-		}
-		length := int(head[0])
-		if length == 0 {
-			if err := src.read(head[:8]); err != nil {
-				return n, err
-			}
-			if want := le.Uint64(head[:]); read != want {
-				return n, fmt.Errorf("%w: %d records, want %d", ErrCorrupt, read, want)
-			}
-			return n, src.check()
-		}
-		if length > maxKey {
-			return n, fmt.Errorf("%w: key of %d bytes", ErrCorrupt, length)
-		}
-		if err := src.read(head[1 : 13+length]); err != nil {
-			return n, err
-		}
-		text := head[13 : 13+length]
-		key := attune.Key{Text: text, Hash: r.Hash(text)}
-		stored, size := attune.Version(le.Uint64(head[1:])), le.Uint32(head[9:])
-		if size > maxValue {
-			return n, fmt.Errorf("%w: value of %d bytes", ErrCorrupt, size)
-		}
-		// Asked first, so that memory is only ever allocated for a value whose size
-		// the index knows.
-		wanted, err := r.lacks(ctx, key, stored, int(size), small)
-		if err != nil {
-			return n, err
-		}
-		value := small[:min(int(size), len(small))]
-		if wanted && size >= kvadapter.Large { // it will be handed over
-			value = make([]byte, size)
-		}
-		for left := int(size); left > 0; left -= len(value) {
-			value = value[:min(left, len(value))]
-			if err := src.read(value); err != nil {
-				return n, err
-			}
-		}
-		if err := src.check(); err != nil {
-			return n, err
-		}
-		if !wanted {
-			continue
-		}
-		kept, err := r.restore(ctx, key, stored, value)
-		for errors.Is(err, kvadapter.ErrFull) && r.Durable() {
-			select {
-			case <-time.After(roomRetry):
-				kept, err = r.restore(ctx, key, stored, value)
-			case <-ctx.Done():
-				return n, context.Cause(ctx)
-			}
-		}
-		full := r.memory == nil && errors.Is(err, kvadapter.ErrFull)
-		if err != nil && !full && !errors.Is(err, kvadapter.ErrTooLarge) {
-			return n, err
-		}
-		if kept && err == nil {
-			n++
-		}
-	}
-}
-
-// names reports whether the index names stored, of size bytes, for key.
-func (r *Replica) names(s *segment, key attune.Key, stored attune.Version, size int) bool {
-	e := r.lookup(s, key.Hash)
-	return e != nil && !e.bare() && e.stored == stored && int(e.size) == size
-}
-
-// lacks reports whether the index names such bytes and the backend does not have
-// them.
-func (r *Replica) lacks(ctx context.Context, key attune.Key, stored attune.Version, size int, buf []byte) (bool, error) {
-	it := attune.Item{Stored: stored, Size: size}
-	s := r.segment(key.Hash)
-	s.mu.Lock()
-	named := r.names(s, key, stored, size)
-	staged := named && r.memory == nil && s.value(&it, key.Hash) != nil
-	s.mu.Unlock()
-	if !named || staged {
-		return false, nil
-	}
-	rec, err := r.backend.Get(ctx, key, buf)
-	if errors.Is(err, kvadapter.ErrNotFound) {
-		return true, nil
-	}
-	return !r.wrote(&it, &rec), err
-}
-
-// Lacking returns those of keys that the index names bytes of which the backend does
-// not have. Nothing counts as read. Errors: the backend's, the cause of ctx.
-func (r *Replica) Lacking(ctx context.Context, keys []attune.Key) (lacking []attune.Key, err error) {
-	var named []attune.Key
-	var items []attune.Item
-	for _, key := range keys {
-		s := r.segment(key.Hash)
-		s.mu.Lock()
-		if e := r.lookup(s, key.Hash); e != nil && !e.bare() && s.stage[key.Hash] == nil {
-			named, items = append(named, key), append(items, e.item())
-		}
-		s.mu.Unlock()
-	}
-	recs, errs := make([]kvadapter.Record, len(named)), make([]error, len(named))
-	r.fetch(ctx, named, recs, errs)
-	for i, key := range named {
-		switch {
-		case errs[i] == nil && r.wrote(&items[i], &recs[i]):
-		case errs[i] == nil, errors.Is(errs[i], kvadapter.ErrNotFound):
-			lacking = append(lacking, key)
-		default:
-			return lacking, errs[i]
-		}
-	}
-	return lacking, nil
-}
-
-// Restore keeps it.Value, the bytes of it.Stored, which a peer had and the
-// backend here did not, if the index still names them. It returns when the
-// backend has them. A Value of [kvadapter.Large] or more is handed over. Errors:
-// the backend's, the cause of ctx.
-func (r *Replica) Restore(ctx context.Context, key attune.Key, it attune.Item) error {
-	_, err := r.restore(ctx, key, it.Stored, it.Value)
-	return err
-}
-
-// restore goes through the stage if the backend is elsewhere: put there behind
-// the replica's back, old bytes could replace newer ones.
-func (r *Replica) restore(ctx context.Context, key attune.Key, stored attune.Version, value []byte) (kept bool, err error) {
-	s := r.segment(key.Hash)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !r.names(s, key, stored, len(value)) {
-		return false, nil
-	}
-	e, i := s.find(key.Hash)
-	if e.keyLen() == 0 { // until now it was known by its hash only
-		s.save(i)
-		r.count(s, e, -1)
-		e.meta |= uint64(len(key.Text)&0xff) << keyShift
-		r.count(s, e, 1)
-	}
-	stamp := kvadapter.Stamp{Gen: r.gen, Version: stored}
-	if r.memory != nil {
-		return true, r.memory.Put(context.Background(), key, kvadapter.Record{Stamp: stamp, Value: value})
-	}
-	// In the stage they are as new as the change that names them now, or bytes of
-	// a version between, which that change replaced, would count as newer.
-	st, until := s.own(key), stored
-	switch {
-	case st.rec.Stamp.Version == stored && !st.delete:
-		until = st.version
-	case st.version < e.version:
-		st.delete = false
-		st.hold(e.version, stamp, value)
-		until = st.version
-	}
-	return true, r.settle(ctx, s, st, until)
 }

@@ -10,7 +10,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/kvadapter"
@@ -576,4 +578,61 @@ func BenchmarkImport(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/record")
+}
+
+// crowd is a remote that counts how many Puts are under way at a time.
+type crowd struct {
+	*remote
+	now, most atomic.Int64
+}
+
+func (c *crowd) Put(ctx context.Context, key attune.Key, rec kvadapter.Record) error {
+	if n := c.now.Add(1); n > c.most.Load() {
+		c.most.Store(n)
+	}
+	defer c.now.Add(-1)
+	time.Sleep(time.Millisecond)
+	return c.remote.Put(ctx, key, rec)
+}
+
+// A store outside this process is asked for many records in a round trip, and brought
+// many at a time.
+func TestTransfersTakeFewRoundTrips(t *testing.T) {
+	ctx := context.Background()
+	const n, big = 1000, 300 << 10
+	from := &remote{store: newStore()}
+	a := Open(Options{Backend: from, Gen: 1})
+	for i := range n + 8 {
+		value := fmt.Sprint("value", i)
+		if i >= n {
+			value = string(bytes.Repeat([]byte{byte(i)}, big)) // four are a batch
+		}
+		mustApply(t, a, put(keyOf(a, fmt.Sprint("key", i)), attune.Version(i+1), value))
+	}
+	var texts [][]byte
+	for i := range n + 8 {
+		texts = append(texts, fmt.Append(nil, "key", i))
+	}
+	var stream bytes.Buffer
+	if err := a.ExportKeys(ctx, &stream, texts); err != nil {
+		t.Fatal(err)
+	}
+	if from.gets.Load() > 0 || from.multis.Load() > n/recordBatch+4 {
+		t.Errorf("export took %d gets and %d of many", from.gets.Load(), from.multis.Load())
+	}
+	to := &crowd{remote: &remote{store: newStore()}}
+	b := Open(Options{Backend: to, Gen: 1})
+	mustInstall(t, b, snapshot(t, a))
+	if kept, err := b.Import(ctx, &stream); kept != n+8 || err != nil {
+		t.Fatal(kept, err)
+	}
+	if to.gets.Load() > 0 || to.multis.Load() > n/recordBatch+4 || to.most.Load() < 16 {
+		t.Errorf("import took %d gets and %d of many, and %d puts at a time", to.gets.Load(), to.multis.Load(), to.most.Load())
+	}
+	for i := range n {
+		mustGet(t, b, keyOf(b, fmt.Sprint("key", i)), fmt.Sprint("value", i))
+	}
+	for i := n; i < n+8; i++ {
+		mustGet(t, b, keyOf(b, fmt.Sprint("key", i)), string(bytes.Repeat([]byte{byte(i)}, big)))
+	}
 }

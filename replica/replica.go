@@ -40,7 +40,7 @@ var (
 
 // maxReads is how many times Get fetches bytes that turn out to be of another
 // version than the index names by then.
-const maxReads = 8
+const maxReads = 64
 
 // Options say what a Replica is made of.
 type Options struct {

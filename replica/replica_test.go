@@ -408,3 +408,39 @@ func TestScan(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// overwriting is a remote in which a key is written again each time before its bytes come.
+type overwriting struct {
+	*remote
+	write func()
+	left  int
+}
+
+func (o *overwriting) Get(ctx context.Context, key attune.Key, buf []byte) (kvadapter.Record, error) {
+	rec, err := o.remote.Get(ctx, key, buf)
+	if o.left > 0 {
+		o.left--
+		o.write()
+	}
+	return rec, err
+}
+
+// A key that others write all the time can be read nevertheless, but one for which there
+// never is time is an error, and no loop for good.
+func TestGetOfWhatIsOverwritten(t *testing.T) {
+	ctx := context.Background()
+	b := &overwriting{remote: &remote{store: newStore()}}
+	r := Open(Options{Backend: b})
+	key, v := keyOf(r, "k"), attune.Version(0)
+	b.write = func() {
+		v++
+		mustApply(t, r, put(key, v, fmt.Sprint("value", v)))
+	}
+	b.write()
+	b.left = 20
+	mustGet(t, r, key, "value21")
+	b.left = 1000
+	if _, err := r.Get(ctx, key, nil, false); !errors.Is(err, ErrBusy) || b.left != 1000-maxReads {
+		t.Errorf("%v, and it was written %d times", err, 1000-b.left)
+	}
+}
