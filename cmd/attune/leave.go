@@ -33,8 +33,8 @@ func newLeaveCommand() *cobra.Command {
 leave its cluster, and exit, as SIGTERM does. One with a data-dir is expected back after
 SIGTERM: it stays a voter, and what is dead is remembered for it. After leave it is not.
 
-It refuses while its cluster has no quorum, and if it is the only one that has the data.
-Started again, it enters the cluster as a new controller does.
+It refuses while its cluster has no quorum, or those left would be none, and if it is
+the only one that has the data. Started again, it enters the cluster as a new controller does.
 
 Leave waits until the others go on without it, and fails if that takes longer than
 --timeout, or if nobody can be asked: then look at attune show.`,

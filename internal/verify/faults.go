@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -233,15 +234,21 @@ func (b *breaker) mend(ctx context.Context) error {
 // only then they agree on who decides what; have a leader if they need one; and have
 // in their stores what they should.
 func (l *Local) waitWhole(ctx context.Context) (err error) {
+	filled := make(map[string]bool)
 	for end := time.Now().Add(testbed.Patience); ; time.Sleep(20 * time.Millisecond) {
-		if err = l.whole(); err == nil || ctx.Err() != nil || time.Now().After(end) {
+		if err = l.whole(filled); err == nil || ctx.Err() != nil || time.Now().After(end) {
 			return err
 		}
 	}
 }
 
-// whole returns what the cluster lacks.
-func (l *Local) whole() error {
+// onTheWay is how many bytes may be on their way to a store that has what it should:
+// clients go on writing, and each value takes some milliseconds.
+const onTheWay = 64 << 10
+
+// whole returns what the cluster lacks. A store that is in filled once was: that there
+// was such a moment for each is enough, and for all at once there may be none.
+func (l *Local) whole(filled map[string]bool) error {
 	if !history.Leaderless(l.o.Level) && l.Leader() == nil {
 		return errors.New("all controllers are ready, and do not agree on a leader")
 	}
@@ -250,8 +257,12 @@ func (l *Local) whole() error {
 		if err != nil {
 			return err
 		}
-		if from := stats["fill_from"]; from != "" && (from != "-" || stats["store_waiting_bytes"] != "0") {
-			return fmt.Errorf("the store of %s is not filled yet", n.Name)
+		if from := stats["fill_from"]; from != "" && !filled[n.Name] {
+			waiting, err := strconv.Atoi(stats["store_waiting_bytes"])
+			if err != nil || from != "-" || waiting > onTheWay {
+				return fmt.Errorf("the store of %s is not filled yet: from %s, %s bytes are on their way to it", n.Name, from, stats["store_waiting_bytes"])
+			}
+			filled[n.Name] = true
 		}
 		for _, other := range l.Nodes {
 			if state := stats["member_"+other.Name]; l.o.Nodes > 1 && !strings.HasPrefix(state, "ready ") {
