@@ -39,6 +39,8 @@ type explanation struct {
 	Copies     []keyCopy `json:"copies"`           // by name
 	Get        string    `json:"get"`              // what it does at the controller asked: hit, miss, refused
 	Why        string    `json:"why"`
+
+	forgets bool // bytes that cannot be found are a miss: see gossip.Engine.Find
 }
 
 // keyCopy is what one controller has of a key, or why it does not say.
@@ -91,7 +93,7 @@ func (n *Node) explain(ctx context.Context, text []byte) *explanation {
 	if g, ok := n.group(); ok {
 		x.Leader = g.Status().Leader
 	} else if g, ok := n.gossiping(); ok {
-		x.Home = g.Home(key.Hash)
+		x.Home, x.forgets = g.Home(key.Hash), sh.replica.Forgets()
 	}
 	barred, cancel := context.WithTimeoutCause(ctx, explainPatience, errors.New("the level cannot be kept now: its barrier takes too long"))
 	refused := n.barrier(barred, sh, attune.Session{})
@@ -216,7 +218,7 @@ func (x *explanation) judge(refused error) {
 			}
 		}
 	}
-	x.Get, x.Why = own.judge(holder, silent)
+	x.Get, x.Why = own.judge(holder, silent, x.forgets)
 	if refused != nil {
 		x.Get, x.Why = "refused", refused.Error()
 		return
@@ -228,7 +230,7 @@ func (x *explanation) judge(refused error) {
 
 // judge is what a get comes to where this is the copy. holder is another controller
 // that has the same bytes, silent one that does not answer, if there are such.
-func (c *keyCopy) judge(holder, silent string) (get, why string) {
+func (c *keyCopy) judge(holder, silent string, forgets bool) (get, why string) {
 	version := fmt.Sprintf("version %d", c.Version)
 	switch c.State {
 	case replica.Absent:
@@ -264,7 +266,10 @@ func (c *keyCopy) judge(holder, silent string) (get, why string) {
 	case c.Bytes == replica.Unknown:
 		return "refused", fmt.Sprintf("%s is here; %s; and no other controller has them", version, lack)
 	case silent != "":
-		return "miss", fmt.Sprintf("%s is here; %s, and so do the others that answer; %s may have them", version, lack, silent)
+		if get = "refused"; forgets {
+			get = "miss"
+		}
+		return get, fmt.Sprintf("%s is here; %s, and so do the others that answer; %s may have them", version, lack, silent)
 	}
 	return "miss", fmt.Sprintf("%s is here; %s, and nobody else has them", version, lack)
 }

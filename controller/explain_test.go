@@ -150,11 +150,13 @@ func TestJudge(t *testing.T) {
 	for name, c := range map[string]struct {
 		own, other keyCopy
 		refused    error
+		forgets    bool
 		get, why   string
 	}{
 		"expired":             {own: expired, get: "miss", why: "expired 1.5s ago"},
 		"lost":                {own: lacking, other: keyCopy{State: replica.Absent}, get: "miss", why: "nobody else has them"},
-		"lost, one is silent": {own: lacking, other: keyCopy{Error: "no answer"}, get: "miss", why: "n2 may have them"},
+		"lost, one is silent": {own: lacking, other: keyCopy{Error: "no answer"}, get: "refused", why: "n2 may have them"},
+		"the same of a cache": {own: lacking, other: keyCopy{Error: "no answer"}, forgets: true, get: "miss", why: "n2 may have them"},
 		"lost here":           {own: lacking, other: has, get: "hit", why: "come from n2"},
 		"out of reach":        {own: silent, other: newer, get: "refused", why: "down"},
 		"out of reach here":   {own: silent, other: has, get: "hit", why: "come from n2"},
@@ -167,7 +169,7 @@ func TestJudge(t *testing.T) {
 		"staged":              {own: keyCopy{State: replica.Present, Bytes: replica.Staged}, get: "hit", why: "on its way"},
 	} {
 		c.own.Controller, c.other.Controller = "n1", "n2"
-		x := explanation{Controller: "n1", Copies: []keyCopy{c.own, c.other}}
+		x := explanation{Controller: "n1", Copies: []keyCopy{c.own, c.other}, forgets: c.forgets}
 		if x.judge(c.refused); x.Get != c.get || !strings.Contains(x.Why, c.why) {
 			t.Errorf("%s: %s, %q", name, x.Get, x.Why)
 		}

@@ -44,6 +44,10 @@ func (d *durable) init(b kvadapter.Backend) {
 // Durable reports whether the bytes outlive this process.
 func (r *Replica) Durable() bool { return r.durable.store != nil }
 
+// Forgets reports whether the backend may lose bytes though nothing is wrong with it: it
+// is a cache outside this process. What another one lacks is damaged, or on its way here.
+func (r *Replica) Forgets() bool { return r.memory == nil && !r.Durable() }
+
 // Sync returns when the bytes that the backend has by now survive loss of power.
 // It is for a Durable replica. Errors: the backend's, the cause of ctx.
 func (r *Replica) Sync(ctx context.Context) error { return r.durable.store.Sync(ctx) }

@@ -94,6 +94,10 @@ type progress struct {
 	moved  time.Duration // when seq last grew
 	dirty  bool          // told grew since the last digest
 	fresh  bool          // it grew since the last update made here
+	// overtaken is since when later updates are here than those that come next, 0 if none
+	// are; asked when these were last asked for, and asks how often.
+	overtaken, asked time.Duration
+	asks             int
 }
 
 func newCore(id uint64, causal bool, r *replica.Replica, c *clock, w world, log *zap.Logger) *core {

@@ -14,7 +14,7 @@ import (
 // again by whoever has it.
 const heldBytes = 16 << 20
 
-// held are updates that came before what they depend on.
+// held are updates that came before what they depend on, or before their turn.
 type held struct {
 	bytes  int
 	origin map[uint64]map[uint64]heldUpdate
@@ -162,9 +162,10 @@ func (k *core) deliver(u *heldUpdate, now time.Duration) bool {
 		k.accept(u, p, now)
 		return true
 	case !k.causal:
-		// Newest wins, so it may take effect before its turn. Its turn comes when
-		// the gap is sent again, and this with it.
+		// Newest wins, so it may take effect before its turn. Its turn comes when the
+		// gap is filled; if there is no room to remember it, it is sent again then.
 		k.apply(&u.rec)
+		k.held.add(*u)
 		return false
 	}
 	if k.held.add(*u) {

@@ -18,6 +18,8 @@ func (k *core) frame(from uint64, kind byte, body []byte) {
 		k.wantsFull(from)
 	case frameCells, frameCellsOf, frameWant, frameRecords:
 		k.rec.frame(from, kind, body)
+	case frameMissing:
+		k.missing(from, body)
 	case frameCut:
 		k.cut.frame(from, body)
 	}

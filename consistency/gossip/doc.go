@@ -13,7 +13,8 @@
 //	core.go        what a member has; commit: version, number, ring, sketch in one step
 //	wire.go        frames; ring.go: the newest changes; dispatch.go: who takes which frame
 //	spread.go      streams and digests to peers, resending, the clock's slew
-//	deliver.go     changes from others, in turn, and held back until their causes are here
+//	deliver.go     changes from others, in turn, and held back until their causes are here;
+//	               missing.go: asking for those that others overtook
 //	reconcile*.go  finding out what a peer has and this one lacks, and taking it over
 //	cut*.go        agreeing on what may be forgotten of the dead
 //	acks.go        writes that wait for other members, or for the disk

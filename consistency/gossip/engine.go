@@ -256,7 +256,7 @@ func (e *Engine) Find(c *attune.Call, key attune.Key, lost attune.Item) bool {
 			defer end()
 		}
 		c.Res[0].Item, c.Err = e.Recover(ctx, key, lost)
-		if errors.Is(c.Err, repair.ErrSilent) {
+		if errors.Is(c.Err, repair.ErrSilent) && e.replica.Forgets() {
 			c.Err = nil // to one who only looks it is a miss
 		}
 		c.Done()

@@ -10,19 +10,33 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
 
 // TestLostBytesOfWhichAPeerIsNotSure: while the only other store that may have them
-// cannot be reached, a read is a miss, and what is decided on them fails, at its deadline
-// and not later; nothing is evicted, and when that store is back, so are the bytes.
+// cannot be reached, a read is a miss where the store here is a cache, which forgets, and
+// else fails; what is decided on them fails, at its deadline and not later; nothing is
+// evicted, and when that store is back, so are the bytes.
 func TestLostBytesOfWhichAPeerIsNotSure(t *testing.T) {
 	t.Parallel()
+	for name, forgets := range map[string]bool{"cache": true, "memory": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lostBytesOfWhichAPeerIsNotSure(t, forgets)
+		})
+	}
+}
+
+func lostBytesOfWhichAPeerIsNotSure(t *testing.T, forgets bool) {
 	timeout := errors.New("its time is up")
+	first := true
 	g := openSites(t, 2, func(s *site) {
-		s.store = func() kvadapter.Backend { return newRemote() }
-		s.o.Timeout = timeout
+		if !first || forgets {
+			s.store = func() kvadapter.Backend { return newRemote() }
+		}
+		s.o.Timeout, first = timeout, false
 	})
 	a, b := g.list[0], g.list[1]
 	a.must(attune.Stored, a.op(attune.Set, "k", "v"))
@@ -51,7 +65,7 @@ func TestLostBytesOfWhichAPeerIsNotSure(t *testing.T) {
 	if it, err := find(time.Now()); !errors.Is(err, timeout) {
 		t.Errorf("found %+v, %v at the deadline", it, err)
 	}
-	if it, err := find(time.Time{}); it.Live(a.Now()) || err != nil {
+	if it, err := find(time.Time{}); it.Live(a.Now()) || forgets && err != nil || !forgets && !errors.Is(err, repair.ErrSilent) {
 		t.Errorf("found %+v, %v where nobody is sure", it, err)
 	}
 	// The home of the key is either of them: who asks, or whose store does not answer.

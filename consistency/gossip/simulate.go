@@ -94,7 +94,7 @@ var simPurposes = []struct {
 	name  string
 	kinds []byte
 }{
-	{"updates", []byte{frameUpdates}},
+	{"updates", []byte{frameUpdates, frameMissing}},
 	{"digests", []byte{frameDigest, frameFull}},
 	{"reconcile", []byte{frameCells, frameCellsOf, frameWant, frameRecords}},
 	{"cut", []byte{frameCut}},

@@ -64,8 +64,7 @@ type peer struct {
 	// known to be there is sent, and before resendTo only that.
 	resend   map[uint64]time.Duration
 	resendTo uint64
-	tried    time.Duration // when that was tried last, and how long to wait then
-	backoff  time.Duration
+	tries    int // since it was first stuck, or made progress
 }
 
 // heardOf is how far a peer has come with an origin.
@@ -168,7 +167,7 @@ func (k *core) stream(p *peer, last *sentFrame) {
 		if plain && last.valid && last.from == p.cursor && p.vv[k.id].seq >= last.after {
 			body, to = last.body, last.to
 		} else {
-			body, to = k.gather(p)
+			body, to = k.gather(p, p.cursor)
 			*last = sentFrame{p.cursor, to, body, p.vv[k.id].seq, plain}
 		}
 		if body != nil {
@@ -181,14 +180,14 @@ func (k *core) stream(p *peer, last *sentFrame) {
 	}
 }
 
-// gather collects what p needs from its cursor on, and the position behind it.
-func (k *core) gather(p *peer) (body []byte, to uint64) {
+// gather collects what p needs from a position on, and the position behind it.
+func (k *core) gather(p *peer, from uint64) (body []byte, to uint64) {
 	var prev *update
 	flags := byte(0)
 	if k.acks.waiting() {
 		flags = wantDigest
 	}
-	for to = p.cursor; to < k.sendable() && len(body) < frameBytes; to++ {
+	for to = from; to < k.sendable() && len(body) < frameBytes; to++ {
 		u := k.ring.at(to)
 		if !k.needs(p, u, to) {
 			continue
@@ -222,7 +221,7 @@ func (k *core) digest(from uint64, body []byte) {
 		return
 	}
 	now := k.clock.mono()
-	first := p.heard == 0
+	first, helped := p.heard == 0, false
 	p.heard, p.ready, p.deaf = max(now, 1), d.flags&digestReady != 0, d.flags&digestDeaf != 0
 	p.node = d.node
 	p.compare(d.time-k.clock.now(), first, now)
@@ -241,6 +240,12 @@ func (k *core) digest(from uint64, body []byte) {
 		}
 		p.hash ^= mix(e.origin, was.seq) ^ mix(e.origin, e.seq)
 		p.vv[e.origin] = heardOf{e.seq, now}
+		if _, stuck := p.resend[e.origin]; stuck && e.seq > was.seq {
+			helped = true
+		}
+	}
+	if helped {
+		k.unstick(p)
 	}
 	if p.hash != p.told && now-p.asked > digestEvery {
 		p.asked = now
@@ -366,6 +371,7 @@ func (k *core) tick() {
 		k.slew()
 	}
 	k.askFar()
+	k.askMissing(now)
 	k.acks.expire(time.Now())
 	k.rec.tick(now)
 	k.cut.tick(now)
@@ -423,16 +429,39 @@ func (k *core) stuck(now time.Duration) {
 			p.resend[o] = now + relayFor
 			again = true
 		}
-		if !again {
-			p.backoff = 0
-		} else if now-p.tried >= p.backoff {
-			// It may be busy rather than deaf: ask less and less of it.
-			p.tried, p.backoff = now, min(max(2*p.backoff, stuckAfter), relayFor)
-			p.resendTo = max(p.resendTo, p.cursor)
-			p.cursor = k.ring.first
-			k.resent++
-			k.world.stir()
+		switch {
+		case !again:
+			p.tries = 0
+		case p.tries == 0:
+			k.rewind(p)
+		default:
+			// That did not help. It may be busy rather than deaf, or the network lose
+			// much: no more than the beginning, until that has come. To wait for longer
+			// each time would be to wait when the network is well again.
+			if body, _ := k.gather(p, k.ring.first); body != nil && k.world.send(p.id, cluster.Log, frameUpdates, body) {
+				k.sent += uint64(len(body))
+				p.tries++
+			}
 		}
+	}
+}
+
+// rewind has p sent again all that it is stuck with.
+func (k *core) rewind(p *peer) {
+	p.tries = 1
+	p.resendTo = max(p.resendTo, p.cursor)
+	p.cursor = k.ring.first
+	k.resent++
+	k.world.stir()
+}
+
+// unstick takes note that p makes progress with what it was stuck with. If it was only
+// sent the beginning again, the rest follows.
+func (k *core) unstick(p *peer) {
+	if p.tries > 1 {
+		k.rewind(p)
+	} else {
+		p.tries = 0
 	}
 }
 

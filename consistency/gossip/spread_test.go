@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -254,28 +255,75 @@ func TestDigestsAreLost(t *testing.T) {
 	}
 }
 
-// TestResendingBacksOff: a peer that takes nothing is not flooded.
-func TestResendingBacksOff(t *testing.T) {
+// TestResendingIsCautious: a peer that takes nothing is sent all of it again once, and
+// then no more than the beginning; when it takes that, the rest follows at once.
+func TestResendingIsCautious(t *testing.T) {
 	s := newSimNet(simConfig{seed: 1, nodes: 2})
 	s.run(time.Second)
+	deaf := true
 	s.heard = func(n *simNode, _ uint64, kind byte, _ []byte) bool {
-		return n == s.nodes[1] && (kind == frameUpdates || kind == frameCellsOf)
+		return deaf && n == s.nodes[1] && (kind == frameUpdates || kind == frameCellsOf)
 	}
-	var at []time.Duration
-	s.nodes[0].set("k", bytesOf(1000))
-	for resent := uint64(0); s.now < 31*time.Second; s.run(50 * time.Millisecond) {
-		if k := s.nodes[0].core; k.resent > resent {
-			resent = k.resent
-			at = append(at, s.now)
+	const many, size = 40, 30_000
+	for i := range many {
+		s.nodes[0].set(fmt.Sprint("k", i), bytesOf(size))
+		s.run(time.Millisecond)
+	}
+	s.run(2 * time.Second)
+	k := s.nodes[0].core
+	if k.resent != 1 {
+		t.Errorf("all of it was sent again %d times", k.resent)
+	}
+	sent := k.sent
+	s.run(20 * time.Second)
+	if again := k.sent - sent; again < 20*frameBytes || again > 50*(frameBytes+size) || k.resent != 1 {
+		t.Errorf("%d bytes in 20 s, and all of it %d times", again, k.resent)
+	}
+	deaf = false
+	began := s.now
+	if !s.until(2*time.Second, time.Millisecond, s.agreed) {
+		t.Fatal("they do not agree")
+	}
+	if took := s.now - began; took > stuckAfter+3*digestEvery {
+		t.Errorf("it had all of it after %v", took)
+	}
+}
+
+// TestResendingWhereMostIsLost: how long it was bad does not matter once it is not,
+// though there always is something new, so that nobody reconciles.
+func TestResendingWhereMostIsLost(t *testing.T) {
+	levels(t, func(t *testing.T, causal bool) {
+		var worst time.Duration
+		for seed := range uint64(20) {
+			s := newSimNet(simConfig{seed: seed, nodes: 3, causal: causal})
+			s.run(time.Second)
+			lossy, dice := true, rand.New(rand.NewPCG(seed, 1))
+			s.heard = func(*simNode, uint64, byte, []byte) bool { return lossy && dice.IntN(100) < 60 }
+			write := func(during time.Duration) {
+				for end := s.now + during; s.now < end; s.run(5 * time.Millisecond) {
+					s.nodes[int(s.now/(5*time.Millisecond))%3].set(fmt.Sprint("k", s.now), bytesOf(500))
+				}
+			}
+			write(4 * time.Second)
+			lossy = false
+			began := s.now
+			for _, from := range s.nodes {
+				made := from.core.own.seq
+				for _, to := range s.nodes {
+					for to.core.seqOf(from.core.id) < made {
+						if write(10 * time.Millisecond); s.now-began > 20*time.Second {
+							t.Fatalf("seed %d: it does not come", seed)
+						}
+					}
+				}
+			}
+			worst = max(worst, s.now-began)
 		}
-	}
-	if len(at) < 5 || len(at) > 10 {
-		t.Errorf("sent again at %v", at)
-	}
-	s.heard = nil
-	if !s.until(relayFor+2*time.Second, 10*time.Millisecond, s.agreed) {
-		t.Error("they do not agree")
-	}
+		t.Log("at most", worst)
+		if worst > 2*stuckAfter {
+			t.Errorf("what was written while most was lost came up to %v after", worst)
+		}
+	})
 }
 
 // full is a world whose queues are full.

@@ -24,6 +24,7 @@ const (
 	frameFull    // asks for a whole digest
 	_            // was that a member leaves: package cluster tells that now
 	frameTrace   // the next FORWARD frame has ops that are traced
+	frameMissing // asks for updates that others overtook
 	framesEnd
 )
 
@@ -165,6 +166,29 @@ func parseRecord(b []byte) (rec codec.Record, ok bool) {
 	r := codec.Bare(b)
 	ok = r.Next(&rec) && len(r.Rest()) == 0 && rec.Version != 0 && (rec.Kind == codec.KindChange || rec.Kind == codec.KindFlush)
 	return rec, ok
+}
+
+// A MISSING frame is spans: uvarint count; each: origin u64, first uvarint, uvarint how
+// many more.
+func appendSpans(b []byte, spans []span) []byte {
+	b = binary.AppendUvarint(b, uint64(len(spans)))
+	for _, s := range spans {
+		b = binary.LittleEndian.AppendUint64(b, s.origin)
+		b = binary.AppendUvarint(b, s.first)
+		b = binary.AppendUvarint(b, s.last-s.first)
+	}
+	return b
+}
+
+func parseSpans(b []byte) (spans []span, ok bool) {
+	r := reader{b: b}
+	for range r.count(10) {
+		s := span{r.u64(), r.uvarint(), 0}
+		s.last = s.first + r.uvarint()
+		r.bad = r.bad || s.last < s.first
+		spans = append(spans, s)
+	}
+	return spans, r.end()
 }
 
 // digest is what a member tells of how far it is.
