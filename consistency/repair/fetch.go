@@ -102,6 +102,9 @@ func (f *Fetcher) Fetch(ctx context.Context, key attune.Key, it attune.Item) (a 
 			a.Overtaken = true
 			continue
 		}
+		if len(answer)-1 != it.Size {
+			continue // by the clock there it has expired, and its bytes were freed
+		}
 		f.found.Add(1)
 		it.Value = answer[1:]
 		f.stage.Restore(key, it) // the store here may be what nobody should wait for

@@ -186,6 +186,14 @@ func TestSureIfAllSaidNo(t *testing.T) {
 		"older":  func(p *peer) { p.put(t, "older", 6, "six") },
 		"newer":  func(p *peer) { p.put(t, "newer", 8, "eight") },
 		"forgot": func(p *peer) { p.lost(t, "forgot", 7, "seven") },
+		"freed": func(p *peer) {
+			p.put(t, "freed", 7, "seven")
+			p.applied(t, attune.Change{Key: p.key("freed"), Prior: 7, Item: attune.Item{Size: 5, Stored: 7, Expires: 1000}}, 8)
+			p.Free(time.Now().UnixMilli(), 1<<20)
+			if l := p.Look(t.Context(), p.key("freed")); l.State != replica.Freed || l.Item.Stored != 7 {
+				t.Fatalf("not freed: %+v", l)
+			}
+		},
 		"deleted": func(p *peer) {
 			p.put(t, "deleted", 7, "seven")
 			p.applied(t, attune.Change{Key: p.key("deleted"), Prior: 7, Item: attune.Item{Deleted: true}}, 8)
