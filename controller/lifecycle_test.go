@@ -217,12 +217,13 @@ func TestDrainAnswersOrRefuses(t *testing.T) {
 		for range many {
 			c := dial(t, n)
 			clients.Go(func() {
-				before, began := time.Now(), time.Now()
+				began := time.Now()
 				for i := 0; ; i++ {
 					if i == 1 {
 						begun.Add(1)
 					}
-					before, began = began, time.Now()
+					before := began
+					began = time.Now()
 					_, err := io.WriteString(c, "incr n 1\r\n")
 					line := ""
 					if err == nil {
