@@ -31,7 +31,7 @@ var (
 	maxSkewDesc    = prometheus.NewDesc("attune_gossip_max_skew_seconds", "The setting max-skew.", nil, nil)
 	tombstonesDesc = prometheus.NewDesc("attune_gossip_tombstones", "Dead items that are remembered until all members know of them.", nil, nil)
 	ringDesc       = prometheus.NewDesc("attune_gossip_ring_bytes", "Changes kept to be sent, and sent again.", nil, nil)
-	heldDesc       = prometheus.NewDesc("attune_gossip_held_back_bytes", "Changes that wait for what they depend on.", nil, nil)
+	heldDesc       = prometheus.NewDesc("attune_gossip_held_back_bytes", "Changes that wait for what they depend on, or for those before them.", nil, nil)
 	ackWaitDesc    = prometheus.NewDesc("attune_gossip_waiting_for_acks", "Requests that wait until enough members have their changes.", nil, nil)
 	differingDesc  = prometheus.NewDesc("attune_gossip_differing_keys", "Keys that differed when this replica was last reconciled with another.", nil, nil)
 	collectedDesc  = prometheus.NewDesc("attune_gossip_collected_to_seconds", "Up to when what is dead was forgotten, in unix time.", nil, nil)
