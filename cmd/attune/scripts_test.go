@@ -267,7 +267,8 @@ func TestStartupKeepsData(t *testing.T) {
 	}
 	// And one of another engine is left alone.
 	out, code := script(t, dir, "startup.sh", append(ports.environ(), "DATA=data", "CONSISTENCY=eventual")...)
-	if code != 1 || !strings.Contains(out, "n1 did not start") {
+	// Which of them is missed first is up to the machine.
+	if code != 1 || !strings.Contains(out, " did not start: ") || !strings.Contains(out, "at another consistency level") {
 		t.Errorf("eventual in the directory of another engine: exit %d\n%s", code, out)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "data", "n*", "state-*")); !slices.Equal(left, kept) {
