@@ -63,7 +63,7 @@ func (k *core) askMissing(now time.Duration) {
 		if len(spans) == 0 {
 			continue
 		}
-		from := k.whoHas(&spans[0], p.asks)
+		from := k.whoHas(&spans[0], p.asks, now)
 		if from == nil {
 			if now-p.overtaken > lostAfter {
 				k.giveUp(p)
@@ -81,10 +81,10 @@ func (k *core) askMissing(now time.Duration) {
 
 // whoHas is whom to ask for updates: their origin and other neighbours that have them,
 // in turn, as one of them may not hear this member. Nil: none has.
-func (k *core) whoHas(s *span, turn int) *peer {
+func (k *core) whoHas(s *span, turn int, now time.Duration) *peer {
 	var have []*peer
 	for _, p := range k.near {
-		switch now := k.clock.mono(); {
+		switch {
 		case !p.alive || p.heard == 0 || now-p.heard > 2*idleEvery:
 		case p.id == s.origin:
 			have = slices.Insert(have, 0, p)
@@ -99,10 +99,11 @@ func (k *core) whoHas(s *span, turn int) *peer {
 }
 
 // giveUp forgets what waits for updates that are lost with their origin: it cannot take
-// effect without them, and would be in the way of others for good.
+// effect without them, and would be in the way of others for good. If the origin was only
+// out of reach, it sends them all again.
 func (k *core) giveUp(p *progress) {
 	waiting := k.held.origin[p.origin]
-	k.log.Warn("updates of a controller that is gone are given up: some before them are lost with it", zap.Int("updates", len(waiting)))
+	k.log.Warn("updates are given up that wait for earlier ones, which no controller in reach has: if the one that made them is gone, they are lost with it", zap.Int("updates", len(waiting)))
 	for seq := range waiting {
 		k.held.remove(p.origin, seq)
 	}
