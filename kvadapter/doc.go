@@ -4,7 +4,7 @@
 // So a store may forget, restart empty, or come back with what it held last
 // week, and is never believed.
 //
-// [Backend] is the interface; [Batcher], [Bounded], [Scanner], [Lister],
+// [Backend] is the interface; [Batcher], [BatchWriter], [Bounded], [Scanner], [Lister],
 // [Counter], [Statter], [Fleet], [Memory], [Loader], [Syncer] and [Mender] are what some
 // backends can do besides. [Open] makes one of its name:
 //

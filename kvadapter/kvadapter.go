@@ -92,6 +92,28 @@ type Batcher interface {
 	GetMulti(ctx context.Context, keys []attune.Key, recs []Record, errs []error)
 }
 
+// Write is what Put or, if Delete is set, Delete of a key is called with.
+type Write struct {
+	Key    attune.Key
+	Record Record
+	Delete bool
+}
+
+// To makes the call of b.
+func (w *Write) To(ctx context.Context, b Backend) error {
+	if w.Delete {
+		return b.Delete(ctx, w.Key)
+	}
+	return b.Put(ctx, w.Key, w.Record)
+}
+
+// BatchWriter is a Backend that takes many records and deletions, of different keys, for
+// less than one by one: errs[i] is what Put or Delete would return. A server that fails,
+// fails its own keys only.
+type BatchWriter interface {
+	WriteMulti(ctx context.Context, writes []Write, errs []error)
+}
+
 // Spread is a Backend whose records are on several servers, each as fast as it is.
 type Spread interface {
 	// Server is the number of the one that key belongs to, from 0.

@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
-
 	"github.com/attunekv/attune"
 )
 
@@ -70,13 +68,14 @@ type memcachedFleet struct {
 }
 
 var (
-	_ Backend = (*memcached)(nil)
-	_ Batcher = (*memcached)(nil)
-	_ Scanner = (*memcached)(nil)
-	_ Lister  = (*memcached)(nil)
-	_ Counter = (*memcached)(nil)
-	_ Statter = (*memcached)(nil)
-	_ Fleet   = (*memcached)(nil)
+	_ Backend     = (*memcached)(nil)
+	_ Batcher     = (*memcached)(nil)
+	_ BatchWriter = (*memcached)(nil)
+	_ Scanner     = (*memcached)(nil)
+	_ Lister      = (*memcached)(nil)
+	_ Counter     = (*memcached)(nil)
+	_ Statter     = (*memcached)(nil)
+	_ Fleet       = (*memcached)(nil)
 )
 
 const memcachedScheme = "memcached://"
@@ -284,19 +283,27 @@ func (m *memcached) Get(ctx context.Context, key attune.Key, buf []byte) (Record
 // GetMulti implements Batcher. It asks all servers at once, each in turn for
 // batches of keys. Equal keys share their value's memory.
 func (m *memcached) GetMulti(ctx context.Context, keys []attune.Key, recs []Record, errs []error) {
-	names, fleet := make([]string, len(keys)), m.fleet.Load()
-	wanted := make(map[*memcachedServer][]int, len(fleet.servers)) // indexes into keys
+	names := make([]string, len(keys))
 	for i, key := range keys {
 		names[i] = memcachedKey(key)
-		s := fleet.pick(names[i])
+	}
+	m.fleet.Load().each(names, func(s *memcachedServer, idx []int) { s.getMulti(ctx, names, idx, recs, errs) })
+}
+
+// each calls fn for every server that has some of the names, with their indexes, for
+// all at once, and returns when they have returned.
+func (f *memcachedFleet) each(names []string, fn func(s *memcachedServer, idx []int)) {
+	wanted := make(map[*memcachedServer][]int, len(f.servers))
+	for i, name := range names {
+		s := f.pick(name)
 		wanted[s] = append(wanted[s], i)
 	}
 	var wg sync.WaitGroup
 	for s, idx := range wanted {
 		if len(wanted) == 1 {
-			s.getMulti(ctx, names, idx, recs, errs) // a goroutine would only add its own start
+			fn(s, idx) // a goroutine would only add its own start
 		} else {
-			wg.Go(func() { s.getMulti(ctx, names, idx, recs, errs) })
+			wg.Go(func() { fn(s, idx) })
 		}
 	}
 	wg.Wait()
@@ -304,35 +311,37 @@ func (m *memcached) GetMulti(ctx context.Context, keys []attune.Key, recs []Reco
 
 // Put implements Backend.
 func (m *memcached) Put(ctx context.Context, key attune.Key, rec Record) error {
-	name := memcachedKey(key)
-	s := m.fleet.Load().pick(name)
-	s.puts.Add(1)
-
-	if len(rec.Value) >= Large {
-		// It would hold up those behind it. gomemcache takes one slice.
-		raw := make([]byte, 0, memcachedOverhead(key.Text)+len(rec.Value))
-		item := memcache.Item{Key: name, Value: appendMemcachedRecord(raw, key.Text, rec)}
-		return s.call(ctx, func() error { return s.client.Set(&item) })
-	}
-	w := memcachedWrites.Get().(*memcachedWriteSeat)
-	defer memcachedWrites.Put(w)
-	w.load = memcachedWrite{request: appendSet(w.load.request[:0], name, key.Text, rec)}
-	return s.pipe.do(ctx, w)
+	return m.write(ctx, &Write{Key: key, Record: rec})
 }
 
 // Delete implements Backend. memcached finds records by text alone: without it
 // the record stays until memcached forgets it, and its stamp gives it away.
 func (m *memcached) Delete(ctx context.Context, key attune.Key) error {
-	if key.Text == nil {
+	return m.write(ctx, &Write{Key: key, Delete: true})
+}
+
+func (m *memcached) write(ctx context.Context, w *Write) error {
+	if w.nothing() {
 		return nil
 	}
-	name := memcachedKey(key)
+	name := memcachedKey(w.Key)
 	s := m.fleet.Load().pick(name)
-	s.deletes.Add(1)
-	w := memcachedWrites.Get().(*memcachedWriteSeat)
-	defer memcachedWrites.Put(w)
-	w.load = memcachedWrite{request: appendDelete(w.load.request[:0], name), deletes: true}
-	return s.pipe.do(ctx, w)
+	if w.large() {
+		return s.putLarge(ctx, name, w)
+	}
+	seat := s.seat(name, w)
+	s.pipe.do(ctx, seat)
+	return leave(seat)
+}
+
+// WriteMulti implements BatchWriter. What is for a server goes in as few round trips as
+// may be, for all servers at once.
+func (m *memcached) WriteMulti(ctx context.Context, writes []Write, errs []error) {
+	names := make([]string, len(writes))
+	for i := range writes {
+		names[i] = memcachedKey(writes[i].Key)
+	}
+	m.fleet.Load().each(names, func(s *memcachedServer, idx []int) { s.writeMulti(ctx, names, idx, writes, errs) })
 }
 
 // Close implements Backend.

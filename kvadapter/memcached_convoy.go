@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// memcachedConvoy has callers that wait for a server go together, as a round trip
+// memcachedConvoy has calls that wait for a server go together, as a round trip
 // for each is nearly all system calls, for the server as well. There is no
 // goroutine: of those that wait the first sends all that is queued by then, its own
 // included, and leaves what is queued meanwhile to the next. One caller alone waits
 // for nobody.
 //
-// Who is queued may give up, and is then not sent. Who is sent waits for the
+// What is queued may be given up, and is then not sent. Who is sent waits for the
 // outcome.
 type memcachedConvoy[T any] struct {
 	lanes int // batches that may be under way
@@ -35,34 +35,41 @@ type memcachedSeat[T any] struct {
 	turn chan bool // true: the caller is to send; false: there is an outcome
 }
 
-// do has a call sent, with others that wait, and returns its outcome, or the cause of
-// ctx.
-func (c *memcachedConvoy[T]) do(ctx context.Context, w *memcachedSeat[T]) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+// do has calls sent, with others that wait, and returns when each has its outcome:
+// that of the server, or the cause of ctx.
+func (c *memcachedConvoy[T]) do(ctx context.Context, ws ...*memcachedSeat[T]) {
+	if len(ws) == 0 || ctx.Err() != nil {
+		for _, w := range ws {
+			w.err = context.Cause(ctx)
+		}
+		return
 	}
+	waiting := ws
 	c.mu.Lock()
 	sends := c.sending < c.lanes
 	if sends {
 		c.sending++
-	} else {
-		c.queue = append(c.queue, w)
+		waiting = ws[1:]
 	}
+	c.queue = append(c.queue, waiting...)
 	c.mu.Unlock()
-	if !sends {
+	if sends {
+		c.lead(ws[0])
+	}
+	for _, w := range waiting {
 		select {
 		case sends = <-w.turn:
 		case <-ctx.Done():
 			if c.withdraw(w) {
-				return context.Cause(ctx)
+				w.err = context.Cause(ctx)
+				continue
 			}
 			sends = <-w.turn
 		}
+		if sends {
+			c.lead(w)
+		}
 	}
-	if sends {
-		c.lead(w)
-	}
-	return w.err
 }
 
 // withdraw takes w out of the queue. It reports whether it was there: else it is

@@ -58,6 +58,63 @@ func pipeRoom(first *memcachedWriteSeat, queue []*memcachedWriteSeat) (n int) {
 	return n
 }
 
+// nothing reports whether w is a deletion by hash alone: memcached finds none.
+func (w *Write) nothing() bool { return w.Delete && w.Key.Text == nil }
+
+// large reports whether w would hold up those behind it in a pipe.
+func (w *Write) large() bool { return !w.Delete && len(w.Record.Value) >= Large }
+
+// writeMulti does those of writes that idx lists, all of this server.
+func (s *memcachedServer) writeMulti(ctx context.Context, names []string, idx []int, writes []Write, errs []error) {
+	seats := make([]*memcachedWriteSeat, 0, len(idx))
+	for _, i := range idx {
+		if w := &writes[i]; !w.nothing() && !w.large() {
+			seats = append(seats, s.seat(names[i], w))
+		}
+	}
+	s.pipe.do(ctx, seats...)
+	for _, i := range idx {
+		switch w := &writes[i]; {
+		case w.nothing():
+			errs[i] = nil
+		case w.large():
+			errs[i] = s.putLarge(ctx, names[i], w)
+		default:
+			errs[i] = leave(seats[0])
+			seats = seats[1:]
+		}
+	}
+}
+
+// putLarge has the client put a record: it takes one slice.
+func (s *memcachedServer) putLarge(ctx context.Context, name string, w *Write) error {
+	s.puts.Add(1)
+	raw := make([]byte, 0, memcachedOverhead(w.Key.Text)+len(w.Record.Value))
+	item := memcache.Item{Key: name, Value: appendMemcachedRecord(raw, w.Key.Text, w.Record)}
+	return s.call(ctx, func() error { return s.client.Set(&item) })
+}
+
+// seat returns what takes w through the pipe. It must leave.
+func (s *memcachedServer) seat(name string, w *Write) *memcachedWriteSeat {
+	seat := memcachedWrites.Get().(*memcachedWriteSeat)
+	request := seat.load.request[:0]
+	if w.Delete {
+		s.deletes.Add(1)
+		request = appendDelete(request, name)
+	} else {
+		s.puts.Add(1)
+		request = appendSet(request, name, w.Key.Text, w.Record)
+	}
+	seat.load = memcachedWrite{request, w.Delete}
+	return seat
+}
+
+// leave returns the outcome of a seat, which others may have from then on.
+func leave(seat *memcachedWriteSeat) error {
+	defer memcachedWrites.Put(seat)
+	return seat.err
+}
+
 func appendSet(dst []byte, name string, text []byte, rec Record) []byte {
 	dst = append(append(dst, "set "...), name...)
 	dst = strconv.AppendInt(append(dst, " 0 0 "...), int64(memcachedOverhead(text)+len(rec.Value)), 10)

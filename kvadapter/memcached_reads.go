@@ -43,8 +43,8 @@ func (r *memcachedReads) get(ctx context.Context, name string) (*memcache.Item, 
 	w := memcachedReadSeats.Get().(*memcachedReadSeat)
 	defer memcachedReadSeats.Put(w)
 	w.load = memcachedRead{name: name}
-	err := r.do(ctx, w)
-	item := w.load.item
+	r.do(ctx, w)
+	item, err := w.load.item, w.err
 	w.load = memcachedRead{} // a value should not stay for the seat's sake
 	return item, err
 }

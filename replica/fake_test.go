@@ -168,7 +168,10 @@ type remote struct {
 	gets, multis atomic.Int64 // calls
 }
 
-var _ kvadapter.Batcher = (*remote)(nil)
+var (
+	_ kvadapter.Batcher     = (*remote)(nil)
+	_ kvadapter.BatchWriter = (*remote)(nil)
+)
 
 func (f *remote) call() (err error, happens bool) {
 	if f.delay > 0 {
@@ -214,5 +217,11 @@ func (f *remote) GetMulti(ctx context.Context, keys []attune.Key, recs []kvadapt
 		if errs[i] = err; err == nil {
 			recs[i], errs[i] = f.store.Get(ctx, key, nil)
 		}
+	}
+}
+
+func (f *remote) WriteMulti(ctx context.Context, writes []kvadapter.Write, errs []error) {
+	for i := range writes {
+		errs[i] = writes[i].To(ctx, f)
 	}
 }

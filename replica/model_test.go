@@ -206,11 +206,23 @@ func checkSegment(t *rapid.T, s *segment, m map[attune.KeyHash]attune.Version) {
 	}
 }
 
-// slowly is a backend whose Put waits for the test.
+// slowly is a backend whose Put and WriteMulti wait for the test.
 type slowly struct {
 	*remote
 	begin chan kvadapter.Record
 	end   chan error
+	ends  chan []error
+}
+
+func (s *slowly) WriteMulti(ctx context.Context, writes []kvadapter.Write, errs []error) {
+	for _, w := range writes {
+		s.begin <- w.Record
+	}
+	for i := range copy(errs, <-s.ends) {
+		if errs[i] == nil {
+			_ = s.store.Put(ctx, writes[i].Key, writes[i].Record)
+		}
+	}
 }
 
 func (s *slowly) Put(ctx context.Context, key attune.Key, rec kvadapter.Record) error {
@@ -227,7 +239,7 @@ func (s *slowly) Put(ctx context.Context, key attune.Key, rec kvadapter.Record) 
 }
 
 func newSlowly() *slowly {
-	return &slowly{&remote{store: newStore()}, make(chan kvadapter.Record), make(chan error)}
+	return &slowly{&remote{store: newStore()}, make(chan kvadapter.Record), make(chan error), make(chan []error)}
 }
 
 // A burst on one key is two sends: the first, and the newest by then.
@@ -295,6 +307,60 @@ func TestSettleFails(t *testing.T) {
 		t.Error(err)
 	}
 	mustGet(t, r, key, "3")
+}
+
+// Of many that are settled together each has its own outcome, a key that is there twice
+// is sent once, and what another is sending is waited for.
+func TestSettleAll(t *testing.T) {
+	b := newSlowly()
+	r := Open(Options{Backend: b})
+	if !r.Batches() {
+		t.Fatal("the store does not take many at a time")
+	}
+	var all []Unsettled
+	for i, text := range []string{"a", "b", "a", "c"} {
+		c := put(keyOf(r, text), attune.Version(i+1), fmt.Sprint(i+1))
+		if ok, _ := r.Apply(c); !ok {
+			t.Fatal("not applied")
+		}
+		all = append(all, Unsettled{c.Key.Hash, c.Item.Version})
+	}
+	c := put(keyOf(r, "c"), 5, "5")
+	other := make(chan error)
+	go func() { other <- r.SettleVersion(context.Background(), all[3].Hash, all[3].Version) }()
+	if rec := <-b.begin; rec.Stamp.Version != 4 {
+		t.Fatal(rec)
+	}
+	_, _ = r.Apply(c)
+	all[3].Version = 5
+
+	errs, done := make([]error, len(all)), make(chan struct{})
+	go func() { defer close(done); r.SettleAll(context.Background(), all, errs) }()
+	for _, want := range []attune.Version{3, 2} { // the newest of a, and b
+		if rec := <-b.begin; rec.Stamp.Version != want {
+			t.Fatalf("version %d goes to the store, want %d", rec.Stamp.Version, want)
+		}
+	}
+	b.ends <- []error{nil, kvadapter.ErrUnavailable}
+	b.end <- nil
+	if err := <-other; err != nil {
+		t.Error(err)
+	}
+	if rec := <-b.begin; rec.Stamp.Version != 5 {
+		t.Fatalf("sent %d last, want the newest of c", rec.Stamp.Version)
+	}
+	b.end <- nil
+	<-done
+	for i, err := range errs {
+		if failed := i == 1; failed != errors.Is(err, kvadapter.ErrUnavailable) || !failed && err != nil {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+	mustGet(t, r, keyOf(r, "a"), "3")
+	mustGet(t, r, keyOf(r, "c"), "5")
+	if n := r.Stats().Staged; n != 0 {
+		t.Errorf("%d keys still staged", n)
+	}
 }
 
 // The caller whose time is up does not take the others down with it.

@@ -74,7 +74,8 @@ type Replica struct {
 	seed    uint64
 	tombs   bool // Options.Tombstones
 	durable durable
-	bounded kvadapter.Bounded // backend, if it is one; else nil
+	bounded kvadapter.Bounded     // backend, if it is one; else nil
+	batches kvadapter.BatchWriter // the same
 
 	// start and began are one moment, so that the clock below is monotonic.
 	start time.Time
@@ -115,6 +116,7 @@ func Open(o Options) *Replica {
 	r.Resize(o.MemoryLimit, o.HotCache)
 	r.durable.init(o.Backend)
 	r.bounded, _ = o.Backend.(kvadapter.Bounded)
+	r.batches, _ = o.Backend.(kvadapter.BatchWriter)
 	total := int64(unsafe.Sizeof(*r))
 	for i := range r.segs {
 		s := &r.segs[i]

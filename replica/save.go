@@ -491,18 +491,31 @@ func (s *segment) owing(st *staged) (sv *Save, it attune.Item, ok bool) {
 	return s.part.save, it, ok && (st.delete || st.rec.Stamp.Version != it.Stored)
 }
 
-// rescue puts aside, for a Save, bytes that are about to be replaced in the store.
-// If the store does not have them, or does not answer, nobody has them here. No lock
-// is held.
-func (sv *Save) rescue(ctx context.Context, key attune.Key, it attune.Item) {
-	rec, err := sv.replica.backend.Get(ctx, key, nil)
-	if err != nil {
-		rec = kvadapter.Record{}
+// rescue puts aside, for a Save, bytes that are about to be replaced in the store, after
+// they departed and before they are sent. If the store does not have them, or does not
+// answer, nobody has them here. No lock is held.
+func (r *Replica) rescue(ctx context.Context, out []sending) {
+	var keys []attune.Key
+	var of []*sending
+	for i := range out {
+		if o := &out[i]; o.save != nil {
+			keys, of = append(keys, o.write.Key), append(of, o)
+		}
 	}
-	s := sv.replica.segment(key.Hash)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sv.rescued(s, key, it, rec)
+	if len(of) == 0 {
+		return
+	}
+	recs, errs := make([]kvadapter.Record, len(keys)), make([]error, len(keys))
+	r.fetch(ctx, keys, recs, errs)
+	for i, o := range of {
+		if errs[i] != nil {
+			recs[i] = kvadapter.Record{}
+		}
+		s := r.segment(o.write.Key.Hash)
+		s.mu.Lock()
+		o.save.rescued(s, o.write.Key, o.old, recs[i])
+		s.mu.Unlock()
+	}
 }
 
 // rescued puts aside rec, what the store has, if it is what an owed item wrote. The

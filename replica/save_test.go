@@ -158,7 +158,7 @@ func TestSaveIsOneMoment(t *testing.T) {
 			if seed%2 == 1 {
 				m.r.Flush(at(m.ms-300, 0))
 			}
-			var unsettled []attune.Change // on their way to a store
+			var unsettled []*attune.Change // on their way to a store
 			for i := 0; m.r.memory == nil && i < 50; i++ {
 				c := m.change(m.keys[i])
 				if m.r.tombs {
@@ -166,7 +166,7 @@ func TestSaveIsOneMoment(t *testing.T) {
 				} else {
 					_, _ = m.r.Apply(&c)
 				}
-				unsettled = append(unsettled, c)
+				unsettled = append(unsettled, &c)
 			}
 			now := since2020(int64(m.ms))
 			want := m.content(now)
@@ -189,8 +189,8 @@ func TestSaveIsOneMoment(t *testing.T) {
 					t.Fatalf("seed %d: %s comes twice", seed, text)
 				}
 				got[text] = true
-				for _, c := range unsettled {
-					if err := m.r.Settle(t.Context(), &c); err != nil {
+				for _, err := range settleAll(t.Context(), m.r, unsettled) {
+					if err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -95,6 +95,53 @@ func (r *Replica) SettleVersion(ctx context.Context, h attune.KeyHash, v attune.
 	return r.settle(ctx, s, s.stage[h], v)
 }
 
+// Unsettled names a change for [Replica.SettleVersion].
+type Unsettled struct {
+	Hash    attune.KeyHash
+	Version attune.Version
+}
+
+// SettleAll is SettleVersion of many changes, whose bytes go to the backend together if
+// it is a [kvadapter.BatchWriter]; see [Replica.Batches]. errs[i] is what SettleVersion
+// would return.
+func (r *Replica) SettleAll(ctx context.Context, all []Unsettled, errs []error) {
+	out := make([]sending, 0, len(all))
+	writes := make([]kvadapter.Write, 0, len(all))
+	of := make([]*staged, len(all)) // what is sent here, or nil
+	for i, u := range all {
+		s := r.segment(u.Hash)
+		s.mu.Lock()
+		if st := s.stage[u.Hash]; !st.sending && max(st.settled, st.failed) < u.Version {
+			of[i], out = st, append(out, s.depart(st))
+		}
+		s.mu.Unlock()
+	}
+	r.rescue(ctx, out)
+	for i := range out {
+		writes = append(writes, out[i].write)
+	}
+	outcomes := make([]error, len(writes))
+	r.batches.WriteMulti(ctx, writes, outcomes)
+	for i, u := range all {
+		if st := of[i]; st != nil {
+			s := r.segment(u.Hash)
+			s.mu.Lock()
+			s.arrived(ctx, st, out[0].version, outcomes[0])
+			errs[i] = r.settle(ctx, s, st, u.Version) // at once
+			s.mu.Unlock()
+			out, outcomes = out[1:], outcomes[1:]
+		}
+	}
+	for i, u := range all {
+		if of[i] == nil {
+			errs[i] = r.SettleVersion(ctx, u.Hash, u.Version)
+		}
+	}
+}
+
+// Batches reports whether there is a SettleAll.
+func (r *Replica) Batches() bool { return r.batches != nil }
+
 // Stages reports whether c, when it was applied, had something to bring to a
 // backend outside this process: it must be given to Settle, or to Persist.
 func (r *Replica) Stages(c *attune.Change) bool { return r.memory == nil && r.stages(c) }
@@ -170,20 +217,35 @@ func (s *segment) wait(ctx context.Context, st *staged) {
 
 // send releases the segment while it brings the newest of st to the backend.
 func (r *Replica) send(ctx context.Context, s *segment, st *staged) {
-	st.sending = true
-	version, rec, del := st.version, st.rec, st.delete
-	sv, old, wanted := s.owing(st)
+	out := []sending{s.depart(st)}
 	s.mu.Unlock()
-	if wanted {
-		sv.rescue(ctx, st.key, old)
-	}
-	var err error
-	if del {
-		err = r.backend.Delete(ctx, st.key)
-	} else {
-		err = r.backend.Put(ctx, st.key, rec)
-	}
+	r.rescue(ctx, out)
+	err := out[0].write.To(ctx, r.backend)
 	s.mu.Lock()
+	s.arrived(ctx, st, out[0].version, err)
+}
+
+// sending is the newest of a staged key, on its way to the backend.
+type sending struct {
+	version attune.Version
+	write   kvadapter.Write
+	// What a Save wants of what it replaces there, if it does.
+	save *Save
+	old  attune.Item
+}
+
+// depart has the caller send the newest of st: nobody else does, until it calls arrived.
+func (s *segment) depart(st *staged) (out sending) {
+	st.sending = true
+	out.version, out.write = st.version, kvadapter.Write{Key: st.key, Record: st.rec, Delete: st.delete}
+	if sv, old, wanted := s.owing(st); wanted {
+		out.save, out.old = sv, old
+	}
+	return out
+}
+
+// arrived takes note of what came of a sending.
+func (s *segment) arrived(ctx context.Context, st *staged, version attune.Version, err error) {
 	st.sending = false
 	switch {
 	case err == nil:

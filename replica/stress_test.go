@@ -40,7 +40,17 @@ func stress(t *testing.T, o Options) {
 	var clock atomic.Uint64
 	next := func() attune.Version { return attune.Version(clock.Add(1)) }
 	ctx := context.Background()
-	end := time.Now().Add(300 * time.Millisecond)
+	began := time.Now()
+	going := func() bool {
+		switch took := time.Since(began); {
+		case took < 300*time.Millisecond:
+			return true
+		case o.HotCache == 0 || took > 20*time.Second:
+			return false
+		}
+		st := r.Stats() // on a busy machine it takes longer until something is hot
+		return st.HotHits == 0 || st.HotMisses == 0
+	}
 	check := func(key attune.Key, it attune.Item) {
 		want := string(key.Text) + " " + strconv.FormatUint(uint64(it.Stored), 10)
 		if got := strings.TrimRight(string(it.Value), "."); got != want {
@@ -50,7 +60,19 @@ func stress(t *testing.T, o Options) {
 	var wait sync.WaitGroup
 	for range 6 {
 		wait.Go(func() {
-			for time.Now().Before(end) {
+			var applied []*attune.Change
+			settled := func() {
+				for i, err := range settleAll(ctx, r, applied) {
+					if err != nil {
+						gone := removal(&entry{hash: applied[i].Key.Hash, version: applied[i].Item.Version})
+						gone.Stamp(next())
+						_, _ = r.Apply(&gone)
+					}
+				}
+				applied = applied[:0]
+			}
+			defer settled()
+			for going() {
 				key := keys[rand.N(len(keys))]
 				v := next()
 				c := put(key, v, string(key.Text)+" "+strconv.FormatUint(uint64(v), 10)+strings.Repeat(".", rand.N(100)))
@@ -65,19 +87,17 @@ func stress(t *testing.T, o Options) {
 						continue
 					}
 				}
-				if applied, _ := r.Apply(c); !applied {
-					continue
+				if ok, _ := r.Apply(c); ok {
+					applied = append(applied, c)
 				}
-				if err := r.Settle(ctx, c); err != nil {
-					gone := removal(&entry{hash: key.Hash, version: v})
-					gone.Stamp(next())
-					_, _ = r.Apply(&gone)
+				if len(applied) == 4 || rand.N(2) == 0 {
+					settled()
 				}
 			}
 		})
 		wait.Go(func() {
 			buf := make([]byte, 0, 64)
-			for time.Now().Before(end) {
+			for going() {
 				key := keys[rand.N(len(keys))]
 				it, err := r.Get(ctx, key, buf, true)
 				switch {
@@ -122,4 +142,28 @@ func stress(t *testing.T, o Options) {
 	if n := r.Stats().Staged; n != 0 {
 		t.Errorf("%d keys still staged", n)
 	}
+}
+
+// settleAll settles changes: one by one, or those that are staged together.
+func settleAll(ctx context.Context, r *Replica, all []*attune.Change) []error {
+	errs := make([]error, len(all))
+	if !r.Batches() || rand.N(2) == 0 {
+		for i, c := range all {
+			errs[i] = r.Settle(ctx, c)
+		}
+		return errs
+	}
+	var staged []Unsettled
+	var of []int
+	for i, c := range all {
+		if r.Stages(c) {
+			staged, of = append(staged, Unsettled{c.Key.Hash, c.Item.Version}), append(of, i)
+		}
+	}
+	outcomes := make([]error, len(staged))
+	r.SettleAll(ctx, staged, outcomes)
+	for i, err := range outcomes {
+		errs[of[i]] = err
+	}
+	return errs
 }

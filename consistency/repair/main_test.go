@@ -134,6 +134,28 @@ func newNode() node {
 	return node{replica.Open(replica.Options{Backend: s}), s}
 }
 
+// batching is a store that takes many writes at a time.
+type batching struct{ *store }
+
+var _ kvadapter.BatchWriter = batching{}
+
+func (b batching) WriteMulti(ctx context.Context, writes []kvadapter.Write, errs []error) {
+	for i := range writes {
+		errs[i] = writes[i].To(ctx, b)
+	}
+}
+
+func newBatchingNode() node {
+	s := newStore()
+	return node{replica.Open(replica.Options{Backend: batching{s}}), s}
+}
+
+// eachNode runs a test with either kind of store.
+func eachNode(t *testing.T, fn func(*testing.T, node)) {
+	t.Run("one by one", func(t *testing.T) { fn(t, newNode()) })
+	t.Run("together", func(t *testing.T) { fn(t, newBatchingNode()) })
+}
+
 func (n node) key(text string) attune.Key {
 	return attune.Key{Text: []byte(text), Hash: n.Hash([]byte(text))}
 }

@@ -11,12 +11,16 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/kvadapter"
 	"github.com/attunekv/attune/replica"
 )
 
 const (
-	// stageLanes is how many values are on their way to a store at a time.
-	stageLanes = 16
+	// stageLanes is how many values are on their way to a store at a time, each by
+	// itself, and stageBatch how many go together at most, of stageBatchBytes at most.
+	stageLanes      = 16
+	stageBatch      = 256
+	stageBatchBytes = 1 << 20
 	// stageBound is how many may wait per lane, and stageBytes how much all of them
 	// may take. More are not kept here: a read that finds them missing gets them from
 	// a peer.
@@ -24,11 +28,13 @@ const (
 	stageBytes = 64 << 20
 	// stageOverhead is about what a value takes besides itself while it waits.
 	stageOverhead = 256
-	// settleTimeout is how long the store may take for one.
+	// settleTimeout is how long the store may take for one, or for a batch.
 	settleTimeout = 2 * time.Second
-	// stagePace is the time between two departures, if few wait: the system calls of
-	// one value by itself cost controller and store several times what the value does.
-	stagePace = time.Millisecond
+	// stagePace is the time between two departures, if less than stageMany wait: the
+	// system calls of one value by itself cost controller and store several times what
+	// the value does.
+	stagePace = 4 * time.Millisecond
+	stageMany = 64
 	// stagePoll is how often one who waits for room looks, and stagePatience how long
 	// it waits for more than a little.
 	stagePoll     = time.Millisecond
@@ -45,7 +51,8 @@ const (
 )
 
 // Stager brings the bytes of applied changes to a store outside this process, so
-// that applying does not wait for it. A key has its lane, and keeps its order.
+// that applying does not wait for it. A key has its lane, and keeps its order. Small
+// values go together where the store takes them so.
 //
 // Of what is more than may be on its way it gives up what comes. To a durable store,
 // which may be the only one, it brings all of it, and a value that the store does not
@@ -56,6 +63,7 @@ type Stager struct {
 	log     *zap.Logger
 	keeps   bool // the store is durable
 	lanes   []*lane
+	convoy  *lane        // of what goes together; nil: nothing does
 	bytes   atomic.Int64 // of what is on its way
 	lost    atomic.Int64
 	saidAt  atomic.Int64            // when people were told of one, unix nanoseconds
@@ -75,6 +83,7 @@ type refusal struct {
 // lane is what waits for one goroutine.
 type lane struct {
 	n       atomic.Int64  // jobs that were not done
+	bound   int64         // as many as may wait
 	stirred chan struct{} // has room for one: there are some
 	mu      sync.Mutex
 	jobs    []job // guarded by mu
@@ -91,13 +100,18 @@ func (l *lane) add(j job) {
 	}
 }
 
+func (l *lane) take() []job {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	jobs := l.jobs
+	l.jobs = nil
+	return jobs
+}
+
 // work does what is there. What do reports not to be done is there again, and so are
 // marks behind it.
 func (l *lane) work(do func(job) bool) (all bool) {
-	l.mu.Lock()
-	jobs := l.jobs
-	l.jobs = nil
-	l.mu.Unlock()
+	jobs := l.take()
 	again := jobs[:0]
 	for _, j := range jobs {
 		if j.passed != nil && len(again) > 0 || !do(j) {
@@ -118,14 +132,13 @@ func (l *lane) work(do func(job) bool) (all bool) {
 
 // Staged is a change whose bytes are on their way. The replica has them.
 type Staged struct {
-	Hash    attune.KeyHash
-	Version attune.Version
-	cost    int64
+	replica.Unsettled
+	cost int64
 }
 
 // StagedOf is what is to be kept of a change that [replica.Replica.Stages].
 func StagedOf(c *attune.Change) Staged {
-	return Staged{c.Key.Hash, c.Item.Version, cost(c.Key, c.Item)}
+	return Staged{replica.Unsettled{Hash: c.Key.Hash, Version: c.Item.Version}, cost(c.Key, c.Item)}
 }
 
 func cost(key attune.Key, it attune.Item) int64 {
@@ -168,29 +181,69 @@ func NewStager(r *replica.Replica, log *zap.Logger) *Stager {
 	// said when the first comes.
 	_ = r.Takes(attune.Key{}, 0)
 	for range stageLanes {
-		l := &lane{stirred: make(chan struct{}, 1)}
-		s.lanes = append(s.lanes, l)
-		s.running.Go(func() {
-			for {
-				select {
-				case <-l.stirred:
-					if l.n.Load() == 1 && !s.keeps {
-						departure()
-					}
-					s.work(l)
-				case <-s.ctx.Done():
-					return
-				}
-			}
-		})
+		l := s.newLane(stageBound)
+		s.running.Go(func() { s.serve(l, s.work) })
+	}
+	if r.Batches() && !s.keeps {
+		s.convoy = s.newLane(stageBound * stageLanes)
+		s.running.Go(func() { s.serve(s.convoy, s.carry) })
 	}
 	return s
 }
 
-// departure waits for the moment at which the lanes begin together, and may share a
-// round trip. Nobody waits for the values meanwhile: reads find them with the replica.
-func departure() {
-	time.Sleep(stagePace - time.Duration(time.Now().UnixNano())%stagePace)
+func (s *Stager) newLane(bound int64) *lane {
+	l := &lane{bound: bound, stirred: make(chan struct{}, 1)}
+	s.lanes = append(s.lanes, l)
+	return l
+}
+
+// serve calls work whenever there is something in a lane.
+func (s *Stager) serve(l *lane, work func(*lane)) {
+	for {
+		select {
+		case <-l.stirred:
+			work(l)
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// carry brings what is in a lane to the store together. If that is little it waits for
+// more. Nobody waits for the values meanwhile: reads find them with the replica.
+func (s *Stager) carry(l *lane) {
+	if l.n.Load() < stageMany {
+		time.Sleep(stagePace - time.Duration(time.Now().UnixNano())%stagePace)
+	}
+	for jobs := l.take(); len(jobs) > 0; {
+		var batch []replica.Unsettled
+		var bytes int64
+		for ; len(batch) < min(len(jobs), stageBatch) && bytes < stageBatchBytes; batch = append(batch, jobs[len(batch)].Unsettled) {
+			bytes += jobs[len(batch)].cost
+		}
+		jobs = jobs[len(batch):]
+		s.settle(batch)
+		s.bytes.Add(-bytes)
+		l.n.Add(-int64(len(batch)))
+	}
+}
+
+func (s *Stager) settle(batch []replica.Unsettled) {
+	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
+	defer cancel()
+	errs := make([]error, len(batch))
+	s.replica.SettleAll(ctx, batch, errs)
+	for _, err := range errs {
+		s.outcome(err)
+	}
+}
+
+// outcome takes note of what came of a value that may be given up.
+func (s *Stager) outcome(err error) {
+	if err != nil {
+		s.lost.Add(1)
+		s.log.Debug("the store did not take a value; it will be fetched from a peer if it is asked for", zap.Error(err))
+	}
 }
 
 // work does what is in a lane. What a durable store does not take it tries again, with
@@ -229,10 +282,7 @@ func (s *Stager) do(j job) bool {
 	} else {
 		err = s.replica.SettleVersion(ctx, j.Hash, j.Version)
 	}
-	if err != nil {
-		s.lost.Add(1)
-		s.log.Debug("the store did not take a value; it will be fetched from a peer if it is asked for", zap.Error(err))
-	}
+	s.outcome(err)
 	return true
 }
 
@@ -266,7 +316,7 @@ func (s *Stager) Put(st Staged) {
 // Wait returns when no more is on its way to a durable store than may be, or nothing is
 // brought there any more.
 func (s *Stager) Wait() {
-	for s.keeps && s.over(stageBytes, stageBound) && s.ctx.Err() == nil {
+	for s.keeps && s.over(1) && s.ctx.Err() == nil {
 		time.Sleep(stagePoll)
 	}
 }
@@ -280,15 +330,20 @@ func (s *Stager) Restore(key attune.Key, it attune.Item) {
 		}
 		return
 	}
-	s.queue(job{Staged: Staged{Hash: key.Hash, cost: cost(key, it)}, restore: &restored{key, it}})
+	s.queue(job{Staged: Staged{replica.Unsettled{Hash: key.Hash}, cost(key, it)}, restore: &restored{key, it}})
 }
 
-func (s *Stager) lane(j job) *lane { return s.lanes[j.Hash[1]%stageLanes] }
+func (s *Stager) lane(j job) *lane {
+	if s.convoy != nil && j.restore == nil && j.cost < kvadapter.Large {
+		return s.convoy
+	}
+	return s.lanes[j.Hash[1]%stageLanes]
+}
 
 // queue reports whether there was room.
 func (s *Stager) queue(j job) bool {
 	l := s.lane(j)
-	if s.bytes.Add(j.cost) <= stageBytes && l.n.Load() < stageBound {
+	if s.bytes.Add(j.cost) <= stageBytes && l.n.Load() < l.bound {
 		l.add(j)
 		return true
 	}
@@ -302,7 +357,7 @@ func (s *Stager) queue(j job) bool {
 func (s *Stager) Drain(ctx context.Context) error {
 	var passed sync.WaitGroup
 	done := make(chan struct{})
-	for _, l := range s.lanes {
+	for _, l := range s.lanes { // a durable store has no other
 		passed.Add(1)
 		l.add(job{passed: &passed})
 	}
@@ -322,17 +377,18 @@ func (s *Stager) Drain(ctx context.Context) error {
 // begin here: who decides them is the one whose store gets them all. A store that
 // fails, instead of being slow, is not behind: what it does not take is given up. What
 // others have decided is still taken, while there is room: they have kept it.
-func (s *Stager) Behind() bool { return s.over(stageBytes/4, stageBound/4) }
+func (s *Stager) Behind() bool { return s.over(4) }
 
 // Full is Behind for one who cannot wait.
-func (s *Stager) Full() bool { return s.over(stageBytes/2, stageBound/2) }
+func (s *Stager) Full() bool { return s.over(2) }
 
-func (s *Stager) over(bytes, waiting int64) bool {
-	if s.bytes.Load() > bytes {
+// over reports whether more than one part in so many of what may wait does.
+func (s *Stager) over(share int64) bool {
+	if s.bytes.Load() > stageBytes/share {
 		return true
 	}
 	for _, l := range s.lanes {
-		if l.n.Load() > waiting {
+		if l.n.Load() > l.bound/share {
 			return true
 		}
 	}

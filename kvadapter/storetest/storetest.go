@@ -63,6 +63,7 @@ func Run(t *testing.T, open func(t *testing.T) kvadapter.Backend, o Options) {
 		{"a done context is refused with its cause", (*suite).contexts},
 		{"concurrent puts leave one of them, whole", (*suite).concurrent},
 		{"many are fetched as one by one", (*suite).multi},
+		{"many are written as one by one", (*suite).writeMulti},
 		{"a scan lists each record once", (*suite).scan},
 		{"any key is listed by its text", (*suite).scanKeys},
 		{"lists the keys alone", (*suite).listKeys},
@@ -380,6 +381,55 @@ func (s *suite) concurrent() {
 	for k := range keys {
 		s.put(s.key("%d", k), record(sizes[0], 8000))
 		s.want(s.key("%d", k), record(sizes[0], 8000))
+	}
+}
+
+func (s *suite) writeMulti() {
+	writer, ok := s.b.(kvadapter.BatchWriter)
+	if !ok {
+		s.Skip("writes one by one only")
+	}
+	writer.WriteMulti(s.Context(), nil, nil) // of none
+	sizes := []int{0, 1, 100, 3000, kvadapter.Large, s.o.MaxValue / 4}
+	var writes []kvadapter.Write
+	for i := range 100 {
+		w := kvadapter.Write{Key: s.key("%d", i), Record: record(sizes[i%len(sizes)], uint64(i))}
+		if i%4 != 0 {
+			s.put(w.Key, record(sizes[(i+1)%len(sizes)], 1000)) // to be replaced
+		}
+		if i%3 == 0 {
+			w.Record, w.Delete = kvadapter.Record{}, true
+		}
+		writes = append(writes, w)
+	}
+	errs := make([]error, len(writes))
+	for i := range errs {
+		errs[i] = errors.New("left over")
+	}
+	writer.WriteMulti(s.Context(), writes, errs)
+	for i, w := range writes {
+		if errs[i] != nil {
+			s.Errorf("%q: %v", w.Key.Text, errs[i])
+		} else if w.Delete {
+			s.wantNone(w.Key)
+		} else {
+			s.want(w.Key, w.Record)
+		}
+	}
+	reason := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(s.Context())
+	cancel(reason)
+	for i := range writes {
+		writes[i].Delete = !writes[i].Delete
+	}
+	writer.WriteMulti(ctx, writes, errs)
+	for i, err := range errs {
+		if !errors.Is(err, reason) {
+			s.Fatalf("WriteMulti: %v, want the cause", err)
+		}
+		if !writes[i].Delete {
+			s.wantNone(writes[i].Key)
+		}
 	}
 }
 
