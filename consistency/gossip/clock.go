@@ -68,6 +68,10 @@ func (c *clock) next(now int64, prior attune.Version) attune.Version {
 // observe has all versions issued from now on be newer than v.
 func (c *clock) observe(v attune.Version) { c.raise(uint64(v)>>nodeBits, 0) }
 
+// reached reports whether a version as new as v was issued or observed: to observe it
+// again changes nothing.
+func (c *clock) reached(v attune.Version) bool { return uint64(v)>>nodeBits <= c.last.Load() }
+
 // raise lifts last to at least v, and by at least step.
 func (c *clock) raise(v, step uint64) uint64 {
 	for {

@@ -62,6 +62,7 @@ type core struct {
 	held  held
 	batch []heldUpdate // memory of updates, with deps
 	deps  []dependency
+	data  []byte // memory of tell
 	rec   reconciler
 	cut   cutter
 	acks  acks
@@ -249,9 +250,12 @@ func (k *core) tell(record []byte) {
 			}
 		}
 	}
-	data := appendData(k.ring.room(len(record)+20*len(deps)+20), deps, record)
+	data := appendData(k.data[:0], deps, record)
 	k.advance(k.own, k.own.seq+1, now)
 	k.ring.add(update{origin: k.id, seq: k.own.seq, data: data})
+	if k.data = data; len(data) >= ringOwn {
+		k.data = nil // it is the ring's
+	}
 	k.world.stir()
 }
 
@@ -317,6 +321,9 @@ func (k *core) apply(rec *codec.Record) {
 // same: who drops it diverges.
 func (k *core) observe(v attune.Version) {
 	k.newest = max(k.newest, v)
+	if k.clock.reached(v) {
+		return
+	}
 	if millis(v) > k.clock.now()+k.maxSkew.Milliseconds() {
 		k.tooFar++
 		return

@@ -31,12 +31,14 @@ type heldUpdate struct {
 	frame int
 }
 
-// own has u keep its own bytes alone in memory, unless they are most of a frame.
-func (u *heldUpdate) own(room func(n int) []byte) {
-	if n := len(u.data); n < u.frame/2 {
-		u.data = append(room(n), u.data...)
+// own has u keep its own bytes alone in memory, unless they are most of a frame. It
+// reports whether they were copied.
+func (u *heldUpdate) own() (copied bool) {
+	if copied = len(u.data) < u.frame/2; copied {
+		u.data = bytes.Clone(u.data)
 	}
 	u.frame = 0
+	return copied
 }
 
 func (h *held) init() { h.origin = make(map[uint64]map[uint64]heldUpdate) }
@@ -49,12 +51,11 @@ func (h *held) add(u heldUpdate) bool {
 	if h.bytes+cost(&u.update) > heldBytes {
 		return false
 	}
-	data := &u.data[0]
 	if waiting == nil {
 		waiting = make(map[uint64]heldUpdate)
 		h.origin[u.origin] = waiting
 	}
-	if u.own(func(n int) []byte { return make([]byte, 0, n) }); &u.data[0] != data {
+	if u.own() {
 		u.rec, _ = u.record()
 	}
 	u.deps = append([]dependency(nil), u.deps...)
@@ -104,36 +105,38 @@ func (k *core) updates(from uint64, body []byte) {
 	flags := r.u8()
 	now := k.clock.mono()
 	var prev update
-	progress := false
+	progress, used := false, 0
 	for !r.bad && len(r.b) > 0 {
 		batch, deps := k.batch[:0], k.deps[:0]
 		for len(batch) < lookahead && !r.bad && len(r.b) > 0 {
-			n := len(deps)
-			u, ds, rec, ok := r.next(&prev, deps[n:])
-			if !ok {
+			batch = batch[:len(batch)+1]
+			used = max(used, len(batch))
+			u, n := &batch[len(batch)-1], len(deps)
+			if u.deps = deps[n:]; !r.next(&prev, u) {
 				r.bad = true
+				batch = batch[:len(batch)-1]
 				break
 			}
-			if n+len(ds) <= cap(deps) {
-				deps = deps[:n+len(ds)]
+			if n+len(u.deps) <= cap(deps) {
+				deps = deps[:n+len(u.deps)]
 			}
-			prev = u
+			prev, u.frame = u.update, len(body)
 			k.received++
-			if n := len(rec.Change.Item.Value); n >= kvadapter.Large && n < len(body)/2 {
-				rec.Change.Item.Value = bytes.Clone(rec.Change.Item.Value) // the store keeps it, and would keep the frame
+			c := &u.rec.Change
+			if n := len(c.Item.Value); n >= kvadapter.Large && n < len(body)/2 {
+				c.Item.Value = bytes.Clone(c.Item.Value) // the store keeps it, and would keep the frame
 			}
-			if key := &rec.Change.Key; key.Text != nil {
+			if c.Key.Text != nil {
 				// Most of the time that a change takes goes to waiting for memory.
-				key.Hash = k.replica.Hash(key.Text)
-				k.replica.Prefetch(*key)
+				c.Key.Hash = k.replica.Hash(c.Key.Text)
+				k.replica.Prefetch(c.Key)
 			}
-			batch = append(batch, heldUpdate{u, ds, rec, len(body)})
 		}
 		for i := range batch {
 			progress = k.deliver(&batch[i], now) || progress
 		}
-		clear(batch)
 	}
+	clear(k.batch[:used])
 	if r.bad {
 		k.log.Warn("a peer sent updates that cannot be read: are all controllers of one version?")
 	}
@@ -180,7 +183,9 @@ func (k *core) accept(u *heldUpdate, p *progress, now time.Duration) {
 	k.apply(&u.rec)
 	k.held.remove(u.origin, u.seq)
 	k.advance(p, u.seq, now)
-	u.own(k.ring.room)
+	if len(u.data) >= ringOwn {
+		u.own()
+	}
 	k.ring.add(u.update)
 }
 

@@ -131,7 +131,7 @@ func (k *core) missing(from uint64, body []byte) {
 	}
 	for sent := 0; pos < k.sendable() && sent < missingBytes; {
 		var frame []byte
-		var prev *update
+		var prev update
 		for ; pos < k.sendable() && len(frame) < frameBytes; pos++ {
 			u := k.ring.at(pos)
 			of, asked := wanted[u.origin]

@@ -35,7 +35,7 @@ const (
 	tellEvery = 5 * time.Second
 	// lingering is how long changes are gathered while they come fast.
 	lingering = time.Millisecond
-	// few changes in a frame are no reason to wait for more.
+	// few changes within that time, or so, are no reason to wait for more.
 	few = 4
 	// reclaimRetry is how long after a failure the store is tidied up again.
 	reclaimRetry = 10 * time.Second
@@ -281,6 +281,7 @@ func poke(ch chan struct{}) {
 // tell sends what is new, at once if that is the first for a while, else with what
 // comes within lingering.
 func (e *Engine) tell() {
+	recent, at := 0, time.Now() // changes sent until then, those of a lingering before half
 	for {
 		wait := lingering
 		select {
@@ -291,7 +292,10 @@ func (e *Engine) tell() {
 					return // nobody hears of what is not in the journal
 				}
 			}
-			if e.core.flush() < few {
+			if age := time.Since(at) / lingering; age > 0 {
+				recent, at = recent>>min(age, 16), time.Now()
+			}
+			if recent += e.core.flush(); recent < few {
 				wait /= 8 // somebody may be waiting for just that
 			}
 		case <-e.stop:

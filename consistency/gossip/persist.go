@@ -161,7 +161,7 @@ func (k *core) persist() error {
 		if pos == next {
 			break
 		}
-		d.buf = appendUpdate(append(d.buf, recordUpdate), nil, k.ring.at(pos))
+		d.buf = appendUpdate(append(d.buf, recordUpdate), update{}, k.ring.at(pos))
 		d.ends = append(d.ends, len(d.buf))
 	}
 	d.extra = nil
@@ -369,14 +369,14 @@ func (k *core) replay(record []byte) error {
 	r := reader{b: bytes.Clone(record[1:])} // it is kept
 	switch record[0] {
 	case recordUpdate:
-		u, _, rec, ok := r.next(&update{}, nil)
-		if !ok {
+		var u heldUpdate
+		if !r.next(&update{}, &u) {
 			return errState
 		}
-		k.apply(&rec)
+		k.apply(&u.rec)
 		if p := k.reach(u.origin); u.seq > p.seq {
 			k.advance(p, u.seq, 0)
-			k.ring.add(u)
+			k.ring.add(u.update)
 		}
 	case recordCut:
 		k.replica.SetCollected(attune.Version(r.u64()))

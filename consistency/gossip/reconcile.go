@@ -227,7 +227,8 @@ func (r *reconciler) usable(p *peer, now time.Duration) bool {
 	return p.alive && p.neighbour && p.heard != 0 && now-p.heard <= 3*idleEvery && !r.k.cut.bars(p.id)
 }
 
-// lagging reports whether p is ahead with an origin that does not move here.
+// lagging reports whether p is ahead with an origin that does not move here, or by more
+// than p can send.
 func (r *reconciler) lagging(p *peer, now time.Duration) (long bool) {
 	if !r.usable(p, now) || p.hash == r.k.hash {
 		return false
@@ -237,7 +238,9 @@ func (r *reconciler) lagging(p *peer, now time.Duration) (long bool) {
 		if o == r.k.id || h.seq <= own {
 			continue
 		}
-		if l, ok := r.lags[o]; !ok || l.seq != own {
+		if h.seq-own > 2*r.k.ring.holds() {
+			long = true // more than p keeps, most likely: it has a ring as well
+		} else if l, ok := r.lags[o]; !ok || l.seq != own {
 			r.lags[o] = lag{own, now}
 		} else if now-l.since >= lagFor {
 			long = true

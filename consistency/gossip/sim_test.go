@@ -156,15 +156,12 @@ func (w *story) ackEarly(n *simNode, from uint64, kind byte, body []byte) bool {
 	r := reader{b: body}
 	r.u8()
 	var prev update
-	for len(r.b) > 0 {
-		u, _, _, ok := r.next(&prev, nil)
-		if !ok {
-			break
-		}
+	var u heldUpdate
+	for len(r.b) > 0 && r.next(&prev, &u) {
 		if p := k.reach(u.origin); u.origin != k.id && u.seq == p.seq+1 {
 			k.advance(p, u.seq, k.clock.mono())
 		}
-		prev = u
+		prev = u.update
 	}
 	return true
 }

@@ -182,18 +182,18 @@ func (k *core) stream(p *peer, last *sentFrame) {
 
 // gather collects what p needs from a position on, and the position behind it.
 func (k *core) gather(p *peer, from uint64) (body []byte, to uint64) {
-	var prev *update
+	var prev update
 	flags := byte(0)
 	if k.acks.waiting() {
 		flags = wantDigest
 	}
 	for to = from; to < k.sendable() && len(body) < frameBytes; to++ {
 		u := k.ring.at(to)
-		if !k.needs(p, u, to) {
+		if !k.needs(p, &u, to) {
 			continue
 		}
 		if body == nil {
-			body = append(make([]byte, 0, 1<<10), flags)
+			body = append(make([]byte, 0, k.ring.room(to)), flags)
 		}
 		body = appendUpdate(body, prev, u)
 		prev = u

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -35,7 +36,7 @@ func arrives(t *testing.T, s *simNet, key string, value []byte, from *simNode, t
 func TestRingIsBounded(t *testing.T) {
 	r := newRing(1 << 10)
 	for seq := uint64(1); seq <= 3000; seq++ {
-		r.add(update{origin: 1 + seq%2, seq: seq, data: append(r.room(100), bytesOf(100)...)})
+		r.add(update{origin: 1 + seq%2, seq: seq, data: bytesOf(100)})
 		if r.bytes > 1<<10 {
 			t.Fatalf("%d bytes", r.bytes)
 		}
@@ -59,7 +60,7 @@ func TestRingIsBounded(t *testing.T) {
 	// What is not in the journal yet is kept, whatever it takes.
 	r.keep = r.next()
 	for seq := uint64(3003); seq < 3103; seq++ {
-		r.add(update{origin: 1, seq: seq, data: append(r.room(100), bytesOf(100)...)})
+		r.add(update{origin: 1, seq: seq, data: bytesOf(100)})
 	}
 	if r.next()-r.keep != 100 || r.first != r.keep {
 		t.Errorf("kept %d to %d, want %d", r.first, r.next(), r.keep)
@@ -67,6 +68,44 @@ func TestRingIsBounded(t *testing.T) {
 	r.keep = r.next()
 	if r.add(update{origin: 1, seq: 3103, data: bytesOf(100)}); r.bytes > 1<<10 {
 		t.Errorf("%d bytes after they were written", r.bytes)
+	}
+}
+
+// TestTheRingKeepsWhatItIsGiven: small updates and large ones, in any order; it changes
+// none that it was given, and what is dropped takes no memory.
+func TestTheRingKeepsWhatItIsGiven(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	sizes := []int{0, 1, 100, 3000, ringOwn - 1, ringOwn, chunkSize, 2 * chunkSize}
+	for range 20 {
+		const limit = 2 << 20
+		r := newRing(limit)
+		given := make(map[uint64][]byte) // by seq
+		for seq := uint64(1); seq <= 2000; seq++ {
+			n := sizes[rng.IntN(len(sizes))]
+			if rng.IntN(3) > 0 {
+				n = 100
+			}
+			data := bytes.Repeat([]byte{byte(seq)}, n)
+			given[seq] = data
+			r.add(update{origin: 1, seq: seq, data: data})
+			for _, pos := range []uint64{r.first, r.first + rng.Uint64N(r.next()-r.first), r.next() - 1} {
+				if u := r.at(pos); len(u.data) != len(given[u.seq]) || bytes.Count(u.data, []byte{byte(u.seq)}) != len(u.data) {
+					t.Fatalf("at %d is update %d, of %d bytes that are not its own", pos, u.seq, len(u.data))
+				}
+			}
+		}
+		for seq, data := range given {
+			if bytes.Count(data, []byte{byte(seq)}) != len(data) {
+				t.Fatalf("update %d was written over", seq)
+			}
+		}
+		takes := cap(r.spare)
+		for _, c := range r.chunks {
+			takes += cap(c.data)
+		}
+		if most := limit + 3*chunkSize; takes > most {
+			t.Errorf("%d bytes are kept in %d chunks, at most %d should be", takes, len(r.chunks), most)
+		}
 	}
 }
 
@@ -84,7 +123,7 @@ func madeBy(origin, seq uint64, key, value string, deps ...dependency) update {
 func frameOf(us ...update) []byte {
 	b := []byte{0}
 	for i := range us {
-		b = appendUpdate(b, nil, &us[i])
+		b = appendUpdate(b, update{}, us[i])
 	}
 	return b
 }
@@ -138,8 +177,12 @@ func TestBehindTheRing(t *testing.T) {
 			s.run(time.Millisecond)
 		}
 		s.partition(nil)
+		healed := s.now
 		if !s.until(15*time.Second, 50*time.Millisecond, s.agreed) {
 			t.Fatal("they do not agree")
+		}
+		if took := s.now - healed; took > lagFor/2 {
+			t.Errorf("%v until they agree: that nobody keeps what is missing can be told at once", took)
 		}
 		if s.nodes[2].core.reconciles == 0 {
 			t.Error("and nothing was taken over: what did this test?")

@@ -46,9 +46,9 @@ type update struct {
 // dependency: everything up to seq of origin.
 type dependency struct{ origin, seq uint64 }
 
-// appendUpdate appends u to a frame whose last update was prev.
-func appendUpdate(b []byte, prev *update, u *update) []byte {
-	if prev != nil && prev.origin == u.origin && prev.seq+1 == u.seq {
+// appendUpdate appends u to a frame whose last update was prev, the zero update if none.
+func appendUpdate(b []byte, prev, u update) []byte {
+	if prev.origin == u.origin && prev.seq+1 == u.seq && prev.seq != 0 {
 		b = append(b, 0)
 	} else {
 		b = append(b, 1)
@@ -127,8 +127,8 @@ func (r *reader) count(least int) int {
 // end reports whether everything was read, and right.
 func (r *reader) end() bool { return !r.bad && len(r.b) == 0 }
 
-// next reads the update behind prev. deps is appended to deps[:0].
-func (r *reader) next(prev *update, deps []dependency) (u update, _ []dependency, rec codec.Record, ok bool) {
+// next reads the update behind prev to u. Its dependencies are appended to u.deps[:0].
+func (r *reader) next(prev *update, u *heldUpdate) bool {
 	switch r.u8() {
 	case 0:
 		u.origin, u.seq = prev.origin, prev.seq+1
@@ -138,17 +138,16 @@ func (r *reader) next(prev *update, deps []dependency) (u update, _ []dependency
 		r.bad = true
 	}
 	from := r.b
-	deps = deps[:0]
+	u.deps = u.deps[:0]
 	for range r.count(9) {
-		deps = append(deps, dependency{r.u64(), r.uvarint()})
+		u.deps = append(u.deps, dependency{r.u64(), r.uvarint()})
 	}
 	body := r.take(r.uvarint())
 	if r.bad || u.origin == 0 || u.seq == 0 {
-		return u, deps, rec, false
+		return false
 	}
 	u.data = from[: len(from)-len(r.b) : len(from)-len(r.b)]
-	rec, ok = parseRecord(body)
-	return u, deps, rec, ok
+	return parseRecord(body, &u.rec)
 }
 
 // record reads what u carries.
@@ -158,14 +157,14 @@ func (u *update) record() (rec codec.Record, ok bool) {
 		r.u64()
 		r.uvarint()
 	}
-	return parseRecord(r.take(r.uvarint()))
+	ok = parseRecord(r.take(r.uvarint()), &rec)
+	return rec, ok
 }
 
 // parseRecord reads exactly one record.
-func parseRecord(b []byte) (rec codec.Record, ok bool) {
+func parseRecord(b []byte, rec *codec.Record) bool {
 	r := codec.Bare(b)
-	ok = r.Next(&rec) && len(r.Rest()) == 0 && rec.Version != 0 && (rec.Kind == codec.KindChange || rec.Kind == codec.KindFlush)
-	return rec, ok
+	return r.Next(rec) && len(r.Rest()) == 0 && rec.Version != 0 && (rec.Kind == codec.KindChange || rec.Kind == codec.KindFlush)
 }
 
 // A MISSING frame is spans: uvarint count; each: origin u64, first uvarint, uvarint how

@@ -72,6 +72,7 @@ func (e *Engine) run(ctx context.Context, ops []attune.Op, res []attune.Result) 
 // lane does those of ops whose keys belong to lane n of m.
 func (e *Engine) lane(ctx context.Context, ops []attune.Op, res []attune.Result, n, m uint64) {
 	var s *scratch
+	var now int64
 	for i := range ops {
 		if ops[i].Key.Hash[1]%m != n {
 			continue
@@ -79,7 +80,10 @@ func (e *Engine) lane(ctx context.Context, ops []attune.Op, res []attune.Result,
 		if s == nil {
 			s = e.scratches.Get().(*scratch)
 		}
-		e.do(ctx, &ops[i], &res[i], s)
+		if now == 0 || m > 1 { // those in one lane of one wait for nothing
+			now = e.Now()
+		}
+		e.do(ctx, &ops[i], &res[i], s, now)
 	}
 	if s != nil {
 		e.scratches.Put(s)
@@ -88,7 +92,7 @@ func (e *Engine) lane(ctx context.Context, ops []attune.Op, res []attune.Result,
 
 // do decides one op until the decision holds when it is applied. Every failure
 // to apply means that another op on the key succeeded, so this ends.
-func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *scratch) {
+func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *scratch, now int64) {
 	bump := op.Verb == attune.Touch || op.Verb == attune.Get && !op.Mode.Has(attune.NoBump)
 	if e.core != nil && e.core.skewed.Load() {
 		*res = attune.Result{Status: attune.Failed, Err: errSkewed}
@@ -100,13 +104,12 @@ func (e *Engine) do(ctx context.Context, op *attune.Op, res *attune.Result, s *s
 			return
 		}
 	}
-	for {
+	for ; ; now = e.Now() {
 		if ctx.Err() != nil {
 			// Not begun is better than begun and given up: that costs the item.
 			*res = attune.Result{Status: attune.Failed, Err: context.Cause(ctx)}
 			return
 		}
-		now := e.Now()
 		var cur attune.Item
 		if !op.Blind() {
 			var err error
