@@ -18,7 +18,8 @@
 // connection: conns times pipeline goroutines share --channels of these to each
 // member.
 //
-// run.sh starts the servers on loopback and runs the loads.
-// twemproxy.sh is apart from this: it compares attune over memcacheds with twemproxy
-// over memcacheds by `attune bench` alone. common.sh is what both need.
+// run.sh starts the servers and three controllers on loopback, and loads them in turns.
+// twemproxy.sh and alone.sh are apart from this: they compare attune over memcacheds with
+// twemproxy over memcacheds, and three controllers with one, by `attune bench` alone.
+// common.sh is what all need.
 package main

@@ -22,9 +22,7 @@ KEYS=${KEYS:-20000}
 VALUE=${VALUE:-100}      # bytes
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/common.sh" "$@"
-for program in nutcracker memcached curl python3; do
-	command -v $program >/dev/null || { echo "twemproxy.sh: $program is missing" >&2; exit 1; }
-done
+needs nutcracker memcached curl python3
 
 memcacheds() { # sets stores and pids
 	local i
@@ -54,23 +52,12 @@ twemproxies() { # sets theirs and their_pids
 	for i in "${theirs[@]}"; do await listens "$i"; done
 }
 
-controllers() { # level hot-cache; sets ours and our_pids
-	local i gossip=() admin=()
+attune() { # level hot-cache; sets ours and our_pids
+	local i
 	memcacheds
-	ours=() our_pids=("${pids[@]}")
-	for i in 0 1 2; do
-		freeport; ours+=("127.0.0.1:$free")
-		freeport; gossip+=("127.0.0.1:$free")
-		freeport; admin+=("127.0.0.1:$free")
-	done
-	for i in 0 1 2; do
-		freeport
-		"$ATTUNE" serve --name "n$i" --listen "${ours[i]}" --admin "${admin[i]}" --peer "127.0.0.1:$free" \
-			--gossip "${gossip[i]}" --join "$(commas "${gossip[@]}")" --expect 3 --threads 1 \
-			--consistency "$1" --hot-cache "$2" --backend "memcached://${stores[i]}" >"$dir/n$i.log" 2>&1 &
-		servers+=($!) our_pids+=($!)
-	done
-	for i in "${admin[@]}"; do await curl -fs "http://$i/readyz"; done
+	for i in 0 1 2; do own[i]="--backend memcached://${stores[i]}"; done
+	controllers --consistency "$1" --hot-cache "$2"
+	our_pids+=("${pids[@]}")
 }
 
 # fill ADDRESS...: sets every key, not faster than three memcacheds each take all of
@@ -84,24 +71,8 @@ fill() {
 	done
 }
 
-row() { # level load pipeline; the report as JSON on standard input
-	python3 -c '
-import json, sys
-report = json.load(sys.stdin)
-a, b = (t["total"] for t in report["targets"])
-if a["misses"] + b["misses"] > 0.001 * (a["ops"] + b["ops"]):
-    print("misses: %d of %d, and %d of %d" % (a["misses"], a["ops"], b["misses"], b["ops"]), file=sys.stderr)
-ratio = {r["metric"]: r for r in report["ratios"]}
-def median(metric):
-    r = ratio[metric]
-    return "%.2f (%.2f-%.2f)" % (r["median"], r["min"], r["max"])
-print("| %s | %s | %s | %d / %d | %.2f / %.2f | **%s** | %s |" % (*sys.argv[1:],
-    a["ops_per_second"], b["ops_per_second"], a["server_cpu"]["us_per_op"], b["server_cpu"]["us_per_op"],
-    median("ops_per_server_cpu_second"), median("ops_per_second")))
-' "$@"
-}
-
 directory "${TMPDIR:-/tmp}"
+logs=$dir
 build "$dir"
 echo "$(nproc) cores, $CONNS connections, $KEYS keys, $VALUE bytes, $ROUNDS rounds of $DURATION each"
 echo
@@ -112,7 +83,7 @@ for level in $LEVELS; do
 		hot=64MiB what=(--dist "$load" --ratio 9:1)
 		[ "$load" != miss ] || { hot=0; what=(--dist uniform --ratio 1:0); }
 		for pipeline in $PIPELINES; do
-			controllers "$level" "$hot"
+			attune "$level" "$hot"
 			twemproxies
 			fill "${ours[@]}"
 			fill "${theirs[@]}"
