@@ -180,10 +180,7 @@ func (l *link) turn() {
 	l.mu.Unlock()
 	if broken {
 		l.hangUp()
-		l.down()
-		if time.Since(l.opened) < steadyAfter {
-			// A peer that accepts and hangs up is no better than none.
-			l.fail()
+		if l.ended() {
 			return
 		}
 	}
@@ -207,12 +204,9 @@ func (l *link) turn() {
 	if err := l.write(batch); err != nil {
 		l.hangUp()
 		l.lose(batch)
-		l.down()
-		if time.Since(l.opened) < steadyAfter {
-			l.fail()
-			return
+		if !l.ended() {
+			l.poke()
 		}
-		l.poke()
 		return
 	}
 	n := l.forget(batch)
@@ -260,7 +254,19 @@ func (l *link) lose(batch []frame) {
 	l.forget(batch)
 }
 
-// fail gives up what waits, and the peer for a moment.
+// ended says that a connection broke. True: it was so short that the peer is
+// given up for a moment, as one that accepts and hangs up is no better than none.
+func (l *link) ended() bool {
+	if time.Since(l.opened) < steadyAfter {
+		l.fail()
+		return true
+	}
+	l.down()
+	return false
+}
+
+// fail gives up what waits, and the peer for a moment, before it tells of that:
+// what is sent because it was told is not dropped with the rest.
 func (l *link) fail() {
 	l.mu.Lock()
 	wait := min(minBackoff<<min(l.failed, 10), maxBackoff)
@@ -268,11 +274,8 @@ func (l *link) fail() {
 	l.failed++
 	l.retryAt = time.Now().Add(wait)
 	l.mu.Unlock()
-	batch := l.take()
-	if len(batch) > 0 {
-		l.drop(batch)
-		l.down()
-	}
+	l.drop(l.take())
+	l.down()
 }
 
 // hangUp closes the connection, if there is one. What was written arrives first.

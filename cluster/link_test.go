@@ -106,6 +106,25 @@ func TestBigFramesAndLimits(t *testing.T) {
 	}
 }
 
+// What is accepted by whoever was told of a short connection's end is not
+// dropped with what waited for it.
+func TestSendingAsAConnectionEnds(t *testing.T) {
+	a, b := pair(t)
+	got := make(chan []byte, 1)
+	b.Handle(testKind, func(_ uint64, body []byte) { got <- body })
+	accepted := make(chan bool, 10)
+	a.OnDown(func(id uint64, class Class) {
+		accepted <- id == b.o.ID && class == Log && a.Send(id, class, testKind, []byte("again"))
+	})
+	send(t, a, b.o.ID, Log, testKind, make([]byte, DefaultLimit+1))
+	if !receive(t, "the connection ends", accepted) {
+		send(t, a, b.o.ID, Log, testKind, []byte("again"))
+	}
+	if s := receive(t, "a frame over the next connection", got); string(s) != "again" {
+		t.Errorf("%d bytes", len(s))
+	}
+}
+
 // A reader that is stuck holds up its class and nothing else, and the queue for
 // it has an end.
 func TestSlowLogDelaysNoControl(t *testing.T) {
