@@ -58,7 +58,7 @@ func TestFreedIsExpired(t *testing.T) {
 			// Decided before it was freed, this would keep what is not there.
 			touch := attune.Change{Key: key, Item: c.Item, Prior: c.Item.Version}
 			touch.Item.Value, touch.Item.Version = nil, at(11, 0)
-			if _, _, applied, _ := r.Merge(&touch, true); applied {
+			if _, _, applied, _ := r.Merge(&touch, true, 0); applied {
 				t.Error("touched what was freed")
 			}
 			// A peer may have thought otherwise in time.
@@ -143,13 +143,13 @@ func TestBytesFollowTheChange(t *testing.T) {
 	two, three := whole(r, "k", 2, 2), whole(r, "k", 3, 1)
 	three.Item.Value = []byte("one")
 	three.Item.Size = 3
-	_, _, _, _ = r.Merge(&two, false)
+	_, _, _, _ = r.Merge(&two, false, 0)
 	first, second := make(chan error), make(chan error)
 	go func() { first <- r.Settle(context.Background(), &two) }()
 	if rec := <-b.begin; rec.Stamp.Version != 2 {
 		t.Fatal(rec)
 	}
-	if _, _, applied, _ := r.Merge(&three, false); !applied {
+	if _, _, applied, _ := r.Merge(&three, false, 0); !applied {
 		t.Fatal("not applied")
 	}
 	go func() { second <- r.Settle(context.Background(), &three) }()
@@ -176,7 +176,7 @@ func TestRestoredBytesFollowTheChange(t *testing.T) {
 	two := *put(key, 2, "two")
 	three := *put(key, 3, "one")
 	three.Item.Stored, three.Item.Value = 1, nil
-	_, _, _, _ = r.Merge(&two, false)
+	_, _, _, _ = r.Merge(&two, false, 0)
 	first, second := make(chan error), make(chan error)
 	go func() { first <- r.Settle(context.Background(), &two) }()
 	<-b.begin

@@ -390,7 +390,7 @@ func TestVictimAmongTombstones(t *testing.T) {
 					t.Fatalf("victim %+v", c)
 				}
 				seen[c.Key.Hash] = true
-				if _, _, applied, _ := r.Merge(&c, true); !applied {
+				if _, _, applied, _ := r.Merge(&c, true, 0); !applied {
 					t.Fatalf("%+v was not applied", c)
 				}
 			}

@@ -3,6 +3,8 @@ package replica
 import (
 	"context"
 	"math/bits"
+	"sync/atomic"
+	"time"
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/kvadapter"
@@ -75,32 +77,36 @@ func eviction(e *entry) attune.Change {
 // refused too: by now, it would be decided differently. Without guard, for
 // changes from elsewhere, Prior says no more than whether it is an eviction.
 //
+// at is how long after [Options.Start] that is, for recency and statistics: who has
+// many changes looks at the clock once.
+//
 // was and is are the entry's mark before and after, equal if nothing was
 // applied; an entry that a flush killed is none.
 //
 // An item without a Value whose bytes are not here either (see [Held.Change])
 // is taken in all the same: reading it is [ErrGone], and [Replica.Restore] brings
 // the bytes. As to bytes, err and Settle all is as with Apply.
-func (r *Replica) Merge(c *attune.Change, guard bool) (was, is Mark, applied bool, err error) {
+func (r *Replica) Merge(c *attune.Change, guard bool, at time.Duration) (was, is Mark, applied bool, err error) {
 	s := r.segment(c.Key.Hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return r.merge(s, c, guard)
+	return r.merge(s, c, guard, r.after(at))
 }
 
 // MergeAll merges changes from elsewhere at one moment: no reader ever sees some
 // of them and not others. out is told of each what Merge returns, in order, while
 // everything stands still: it must not call r.
 func (r *Replica) MergeAll(cs []attune.Change, out func(i int, was, is Mark, applied bool, err error)) {
+	now := r.now()
 	r.lockAll()
 	defer r.unlockAll()
 	for i := range cs {
-		was, is, applied, err := r.merge(r.segment(cs[i].Key.Hash), &cs[i], false)
+		was, is, applied, err := r.merge(r.segment(cs[i].Key.Hash), &cs[i], false, now)
 		out(i, was, is, applied, err)
 	}
 }
 
-func (r *Replica) merge(s *segment, c *attune.Change, guard bool) (was, is Mark, applied bool, err error) {
+func (r *Replica) merge(s *segment, c *attune.Change, guard bool, now uint64) (was, is Mark, applied bool, err error) {
 	e, i := s.find(c.Key.Hash)
 	was = e.mark(r.Floor())
 	is = MarkOf(c.Item.Version, evicts(c))
@@ -111,18 +117,19 @@ func (r *Replica) merge(s *segment, c *attune.Change, guard bool) (was, is Mark,
 		r.tellChange(ws, c, e)
 	}
 
-	now := r.now()
 	carries := !c.Item.Deleted && r.carries(&c.Item)
 	had := e != nil && !e.bare() // bytes
 	keeps := had && !c.Item.Deleted && !carries && e.stored == c.Item.Stored && int(e.size) == c.Item.Size
 	keyLen := len(c.Key.Text)
+	added, bare := e == nil, false
 	switch {
-	case e == nil:
+	case added:
 		e = s.insert(c.Key.Hash)
 		r.account(s)
 	default:
 		s.save(i)
-		r.count(s, e, -1)
+		bare = e.bare()
+		r.weigh(s, e, -1)
 		if had && !keeps {
 			s.end(e, r.dead(e, now), is.Evicted())
 		}
@@ -140,7 +147,14 @@ func (r *Replica) merge(s *segment, c *attune.Change, guard bool) (was, is Mark,
 		e.set(&c.Item, keyLen)
 		e.use(now)
 	}
-	r.count(s, e, 1)
+	r.weigh(s, e, 1)
+	switch is := e.bare(); {
+	case added:
+		r.number(is).Add(1)
+	case is != bare: // an overwritten item leaves alone what all cores count in
+		r.number(bare).Add(-1)
+		r.number(is).Add(1)
+	}
 
 	switch {
 	case carries:
@@ -193,13 +207,22 @@ func (r *Replica) wins(c *attune.Change, to Mark, e *entry, was Mark, guard bool
 
 // count counts an entry in or out, by.
 func (r *Replica) count(s *segment, e *entry, by int64) {
+	r.weigh(s, e, by)
+	r.number(e.bare()).Add(by)
+}
+
+// weigh is count without how many there are.
+func (r *Replica) weigh(s *segment, e *entry, by int64) {
 	s.bytes += by * e.bytes()
 	r.mortal(e, by)
-	if e.bare() {
-		r.bare.Add(by)
-	} else {
-		r.items.Add(by)
+}
+
+// number is how many entries there are, with or without bytes.
+func (r *Replica) number(bare bool) *atomic.Int64 {
+	if bare {
+		return &r.bare
 	}
+	return &r.items
 }
 
 // end counts, for statistics, an item whose bytes go.

@@ -59,7 +59,7 @@ func TestMergingConverges(t *testing.T) {
 			rng.Shuffle(len(mine), func(i, j int) { mine[i], mine[j] = mine[j], mine[i] })
 			one := rng.IntN(len(mine))
 			for i := range mine[:one] {
-				_, _, applied, err := r.Merge(&mine[i], false)
+				_, _, applied, err := r.Merge(&mine[i], false, 0)
 				if err != nil || applied && r.Settle(context.Background(), &mine[i]) != nil {
 					t.Fatal(err)
 				}
@@ -315,13 +315,13 @@ func mergeAllOver(t *testing.T, backend kvadapter.Backend) {
 					c, guard = lost(r, string(key.Text), r.Peek(key, false).Version), true
 				case 4:
 					if victim, ok := r.Victim(attune.KeyHash{}); ok {
-						_, _, _, _ = r.Merge(&victim, true)
+						_, _, _, _ = r.Merge(&victim, true, 0)
 					}
 				}
-				if _, _, applied, _ := r.Merge(&c, guard); applied {
+				if _, _, applied, _ := r.Merge(&c, guard, 0); applied {
 					if err := r.Settle(ctx, &c); err != nil {
 						gone := lost(r, string(key.Text), v)
-						_, _, _, _ = r.Merge(&gone, true)
+						_, _, _, _ = r.Merge(&gone, true, 0)
 					}
 				}
 			}
@@ -379,7 +379,7 @@ func BenchmarkMerge(b *testing.B) {
 		v++
 		c.Key, c.Item = keys[i], attune.Item{Value: value, Size: len(value)}
 		c.Stamp(v)
-		_, _, _, _ = r.Merge(&c, false)
+		_, _, _, _ = r.Merge(&c, false, 0)
 		if i += 7919; i >= len(keys) {
 			i -= len(keys)
 		}

@@ -161,7 +161,7 @@ func checkGrave(t *rapid.T, backend kvadapter.Backend) {
 			guard := rapid.Bool().Draw(t, "guard")
 			before := fmt.Sprintf("%+v, floor %d, cut %d", g.keys[text], g.floor, g.cut)
 			wantWas, wantIs, want := g.merge(text, &c, guard)
-			was, is, applied, err := r.Merge(&c, guard)
+			was, is, applied, err := r.Merge(&c, guard, 0)
 			if was != wantWas || is != wantIs || applied != want || err != nil {
 				t.Fatalf("Merge(%+v, %v) = %x, %x, %v, %v; want %x, %x, %v\nover %s",
 					c.Item, guard, was, is, applied, err, wantWas, wantIs, want, before)
@@ -260,7 +260,7 @@ func checkGrave(t *rapid.T, backend kvadapter.Backend) {
 				t.Fatalf("victim %+v is %+v", c, k)
 			}
 			refused := k.collectable(g.cut)
-			_, is, applied, _ := r.Merge(&c, true)
+			_, is, applied, _ := r.Merge(&c, true, 0)
 			if applied == refused || applied && is != MarkOf(k.item.Version, true) {
 				t.Fatalf("evicted: %v, %x; %+v", applied, is, k)
 			}

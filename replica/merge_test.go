@@ -185,7 +185,7 @@ func TestMergeComparesMarks(t *testing.T) {
 			state.build(r)
 			r.Flush(5)
 			r.SetCollected(8)
-			was, is, applied, err := r.Merge(&test.c, guard)
+			was, is, applied, err := r.Merge(&test.c, guard, 0)
 			after := state.mark
 			if want := test.by&by != 0; want != applied {
 				t.Errorf("%s: Merge(%+v of %d, %v) = %v", test.state, test.c.Item, test.c.Prior, guard, applied)
@@ -237,7 +237,7 @@ func TestMergingKeepsAccount(t *testing.T) {
 	}
 	mem.refuse = kvadapter.ErrFull
 	c := *put(key, 30, "refused")
-	if _, is, applied, err := r.Merge(&c, true); !errors.Is(err, kvadapter.ErrFull) || !applied || is != 30 {
+	if _, is, applied, err := r.Merge(&c, true, 0); !errors.Is(err, kvadapter.ErrFull) || !applied || is != 30 {
 		t.Error(is, applied, err)
 	}
 	audit(t, r)
@@ -284,7 +284,7 @@ func TestCutWhileMerging(t *testing.T) {
 
 func mustMerge(t testing.TB, r *Replica, c attune.Change) {
 	t.Helper()
-	_, _, applied, err := r.Merge(&c, false)
+	_, _, applied, err := r.Merge(&c, false, 0)
 	if !applied || err != nil {
 		t.Fatalf("Merge(%+v) = %v, %v", c.Item, applied, err)
 	}

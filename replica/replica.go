@@ -62,6 +62,8 @@ type Options struct {
 	// Tombstones keeps entries of the dead until Collect drops them. Changes are
 	// then made by Merge and MergeAll, which need it, and never by Apply.
 	Tombstones bool
+	// Start is when the time that Merge is told began; zero is now.
+	Start time.Time
 }
 
 // Replica is one node's copy of a shard. Its methods may be called concurrently.
@@ -109,7 +111,10 @@ type Replica struct {
 func Open(o Options) *Replica {
 	r := &Replica{
 		backend: o.Backend, gen: o.Gen, seed: o.Seed, tombs: o.Tombstones,
-		start: time.Now(),
+		start: o.Start,
+	}
+	if r.start.IsZero() {
+		r.start = time.Now()
 	}
 	r.began = max(r.start.UnixMilli(), epoch)
 	r.memory, _ = o.Backend.(kvadapter.Memory)
@@ -146,8 +151,10 @@ func (r *Replica) segment(h attune.KeyHash) *segment { return &r.segs[h[0]>>56] 
 // now is this replica's own clock, for recency and statistics: an entry's time.
 // What a client is told never depends on it.
 func (r *Replica) now() uint64 {
-	return since(r.began + time.Since(r.start).Milliseconds())
+	return r.after(time.Since(r.start))
 }
+
+func (r *Replica) after(d time.Duration) uint64 { return since(r.began + d.Milliseconds()) }
 
 // Passed tells how late it is, in unix milliseconds, where items expire by another clock
 // than this machine's: else one that has expired would count as evicted.

@@ -50,7 +50,7 @@ func do(t testing.TB, r *Replica, c attune.Change) {
 	var applied bool
 	var err error
 	if r.tombs {
-		_, _, applied, err = r.Merge(&c, false)
+		_, _, applied, err = r.Merge(&c, false, 0)
 	} else {
 		applied, err = r.Apply(&c)
 	}
@@ -162,7 +162,7 @@ func TestSaveIsOneMoment(t *testing.T) {
 			for i := 0; m.r.memory == nil && i < 50; i++ {
 				c := m.change(m.keys[i])
 				if m.r.tombs {
-					_, _, _, _ = m.r.Merge(&c, false)
+					_, _, _, _ = m.r.Merge(&c, false, 0)
 				} else {
 					_, _ = m.r.Apply(&c)
 				}

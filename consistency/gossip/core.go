@@ -53,7 +53,7 @@ type core struct {
 	own     *progress // vv[id]
 	hash    uint64    // of vv, as digests tell it
 	ring    ring
-	sketch  *sketch.Sketch
+	sketch  *sketch.Live
 	peers   map[uint64]*peer
 	near    []*peer // the neighbours among them, by id
 	// order are all members but this one, absent ones included, by id.
@@ -176,7 +176,7 @@ func (k *core) commit(c *attune.Change, now int64) (applied bool, err error) {
 		return false, errBound
 	}
 	c.Stamp(v)
-	return k.take(c, true)
+	return k.take(c, true, k.clock.mono())
 }
 
 // evict kills exactly version v of a key, AnyVersion for whatever there is. That
@@ -191,20 +191,20 @@ func (k *core) evict(h attune.KeyHash, v attune.Version) bool {
 			return false
 		}
 	}
-	applied, _ := k.take(&attune.Change{Key: attune.Key{Hash: h}, Item: attune.Item{Version: v, Deleted: true}, Prior: v}, true)
+	applied, _ := k.take(&attune.Change{Key: attune.Key{Hash: h}, Item: attune.Item{Version: v, Deleted: true}, Prior: v}, true, k.clock.mono())
 	return applied
 }
 
 // take applies a change of this origin and tells the others.
-func (k *core) take(c *attune.Change, guard bool) (bool, error) {
-	was, is, applied, err := k.replica.Merge(c, guard)
+func (k *core) take(c *attune.Change, guard bool, now time.Duration) (bool, error) {
+	was, is, applied, err := k.replica.Merge(c, guard, now)
 	if !applied {
 		return false, err
 	}
 	k.sketched(c.Key.Hash, was, is)
 	k.build.BeginBare()
 	k.build.Change(c)
-	k.tell(k.build.Raw())
+	k.tell(k.build.Raw(), now)
 	if k.logged() {
 		k.follow(c)
 	}
@@ -222,7 +222,7 @@ func (k *core) flushAll(now int64) error {
 	k.raiseFloor(v)
 	k.build.BeginBare()
 	k.build.Mark(codec.KindFlush, v, 0)
-	k.tell(k.build.Raw())
+	k.tell(k.build.Raw(), k.clock.mono())
 	return nil
 }
 
@@ -237,8 +237,7 @@ func (k *core) raiseFloor(v attune.Version) {
 }
 
 // tell makes a record the next update of this origin.
-func (k *core) tell(record []byte) {
-	now := k.clock.mono()
+func (k *core) tell(record []byte, now time.Duration) {
 	var buf [8]dependency
 	deps := buf[:0]
 	if k.causal {
@@ -261,21 +260,15 @@ func (k *core) tell(record []byte) {
 
 // sketched brings the sketch up to date with an entry of the index.
 func (k *core) sketched(h attune.KeyHash, was, is replica.Mark) {
-	key := sketchKey(h)
-	if was != 0 {
-		k.sketch.Remove(sketch.Item{Key: key, Mark: uint64(was)})
-	}
-	if is != 0 {
-		k.sketch.Insert(sketch.Item{Key: key, Mark: uint64(is)})
-	}
+	k.sketch.Replace(sketchKey(h), uint64(was), uint64(is))
 }
 
 // sketchKey are those bits of a hash by which the index finds it.
 func sketchKey(h attune.KeyHash) uint64 { return h[0]&(0xff<<56) | h[1]&(1<<56-1) }
 
 // newSketch makes an empty one.
-func newSketch(r *replica.Replica) *sketch.Sketch {
-	return sketch.New(sketchSecret(r), 0, sketchCells)
+func newSketch(r *replica.Replica) *sketch.Live {
+	return sketch.NewLive(sketchSecret(r), sketchCells)
 }
 
 // sketchSecret is as secret as the hash's, and as equal on all members.
@@ -288,14 +281,14 @@ func (k *core) resketch() {
 	k.sketch = newSketch(k.replica)
 	for i := range replica.Segments {
 		k.replica.Each(i, func(h attune.KeyHash, m replica.Mark) {
-			k.sketch.Insert(sketch.Item{Key: sketchKey(h), Mark: uint64(m)})
+			k.sketched(h, 0, m)
 		})
 	}
 }
 
 // apply makes a change from elsewhere take effect. A key comes as its text, and is
 // hashed here; or, of what was evicted, as its hash alone.
-func (k *core) apply(rec *codec.Record) {
+func (k *core) apply(rec *codec.Record, now time.Duration) {
 	if rec.Kind == codec.KindFlush {
 		k.observe(rec.Version)
 		k.raiseFloor(rec.Version)
@@ -306,7 +299,7 @@ func (k *core) apply(rec *codec.Record) {
 		c.Key.Hash = k.replica.Hash(c.Key.Text)
 	}
 	k.observe(rec.Version)
-	was, is, applied, _ := k.replica.Merge(c, false) // bytes that did not fit are fetched when asked for
+	was, is, applied, _ := k.replica.Merge(c, false, now) // bytes that did not fit are fetched when asked for
 	if !applied {
 		k.duplicates++
 		return

@@ -256,7 +256,7 @@ func (c *cutter) heard(p *peer, now time.Duration) {
 	switch own := k.replica.Collected(); {
 	case p.cut > own:
 		c.committed(p.cut, now)
-	case own != 0 && c.settled(p) && p.told == k.hash && p.floor == k.replica.Floor() && p.cell != k.sketch.Cells()[0]:
+	case own != 0 && c.settled(p) && p.told == k.hash && p.floor == k.replica.Floor() && p.cell != k.sketch.Total():
 		// Perhaps it is an entry that died after the pass had been there.
 		if now-c.swept >= resweepEvery {
 			c.resweep()
@@ -418,7 +418,7 @@ func (c *cutter) prepare(from uint64, f *cutFrame, now time.Duration) cutFrame {
 	v.heard = now
 	return cutFrame{
 		step: stepFixed, cut: v.cut, seq: v.seq, unsure: v.unsure || c.strays(v),
-		cell: k.sketch.Cells()[0], floor: k.replica.Floor(),
+		cell: k.sketch.Total(), floor: k.replica.Floor(),
 	}
 }
 

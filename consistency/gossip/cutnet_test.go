@@ -108,7 +108,7 @@ func (n *cutNet) tombstones() (sum int64) {
 // forgotten reports whether all live nodes hold the same, and nothing dead.
 func (n *cutNet) forgotten() bool {
 	for _, m := range n.live() {
-		if c := m.core; c.sketch.Cells()[0] != n.live()[0].core.sketch.Cells()[0] || int(c.sketch.Cells()[0].Count) != m.replica.Len() {
+		if c := m.core; c.sketch.Total() != n.live()[0].core.sketch.Total() || int(c.sketch.Total().Count) != m.replica.Len() {
 			return false
 		}
 	}

@@ -167,7 +167,7 @@ func (k *core) deliver(u *heldUpdate, now time.Duration) bool {
 	case !k.causal:
 		// Newest wins, so it may take effect before its turn. Its turn comes when the
 		// gap is filled; if there is no room to remember it, it is sent again then.
-		k.apply(&u.rec)
+		k.apply(&u.rec, now)
 		k.held.add(*u)
 		return false
 	}
@@ -180,7 +180,7 @@ func (k *core) deliver(u *heldUpdate, now time.Duration) bool {
 }
 
 func (k *core) accept(u *heldUpdate, p *progress, now time.Duration) {
-	k.apply(&u.rec)
+	k.apply(&u.rec, now)
 	k.held.remove(u.origin, u.seq)
 	k.advance(p, u.seq, now)
 	if len(u.data) >= ringOwn {

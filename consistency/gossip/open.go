@@ -125,7 +125,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 			}
 		}
 	}
-	e.replica, err = e.o.OpenReplica(replica.Options{Gen: e.ident.Gen, Seed: e.ident.Seed, Tombstones: true})
+	e.replica, err = e.o.OpenReplica(replica.Options{Gen: e.ident.Gen, Seed: e.ident.Seed, Tombstones: true, Start: start})
 	if err != nil {
 		return err
 	}

@@ -189,7 +189,7 @@ func (r *reconciler) sync(p *peer, done func(error)) {
 // the same twice in a row, differ for good.
 func (r *reconciler) heard(p *peer, now time.Duration) {
 	k := r.k
-	if !k.synced || p.told != k.hash || p.floor == k.replica.Floor() && p.cell == k.sketch.Cells()[0] || !k.cut.settled(p) {
+	if !k.synced || p.told != k.hash || p.floor == k.replica.Floor() && p.cell == k.sketch.Total() || !k.cut.settled(p) {
 		delete(r.unequal, p.id)
 		return
 	}
@@ -218,7 +218,7 @@ func (r *reconciler) tick(now time.Duration) {
 	p := k.peers[r.source]
 	r.source = 0
 	// It may have mended itself.
-	if p != nil && r.usable(p, now) && (p.hash != k.hash || p.cell != k.sketch.Cells()[0] || p.floor != k.replica.Floor()) {
+	if p != nil && r.usable(p, now) && (p.hash != k.hash || p.cell != k.sketch.Total() || p.floor != k.replica.Floor()) {
 		r.begin(p.id, nil, now)
 	}
 }

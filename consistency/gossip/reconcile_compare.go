@@ -57,7 +57,7 @@ func (r *reconciler) whole(t *partOf, cut attune.Version) {
 		p.next = 1
 		return
 	}
-	own := r.k.sketch.Cells()[0].Count
+	own := r.k.sketch.Total().Count
 	least := max(own-t.items, t.items-own) // keys that differ, or more
 	if n == p.cells && n < sketchCells && least < sketchCells*2/3 {
 		for p.cells = 4 * n; int64(p.cells) < 2*least; {

@@ -81,7 +81,7 @@ func (p *pull) keep(c *attune.Change) {
 // merge has a record take effect.
 func (r *reconciler) merge(c *attune.Change) bool {
 	k := r.k
-	was, is, applied, _ := k.replica.Merge(c, false) // bytes that do not fit are fetched when asked for
+	was, is, applied, _ := k.replica.Merge(c, false, k.clock.mono()) // bytes that do not fit are fetched when asked for
 	if applied {
 		k.sketched(c.Key.Hash, was, is)
 		k.noteHeld(c)

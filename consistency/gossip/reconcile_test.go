@@ -27,7 +27,7 @@ func stock(ns []*simNode, n int) {
 		c.Stamp(versionAt(simEpoch-3600_000) + attune.Version(i)<<nodeBits)
 		for _, node := range ns {
 			c.Key.Hash = node.replica.Hash(text)
-			was, is, _, _ := node.replica.Merge(&c, false)
+			was, is, _, _ := node.replica.Merge(&c, false, 0)
 			node.core.sketched(c.Key.Hash, was, is)
 		}
 	}

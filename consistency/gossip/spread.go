@@ -285,7 +285,7 @@ func (k *core) wantsFull(from uint64) {
 
 func (k *core) ownDigest() digest {
 	d := digest{
-		time: k.clock.now(), node: uint16(k.clock.node), hash: k.hash, cell: k.sketch.Cells()[0],
+		time: k.clock.now(), node: uint16(k.clock.node), hash: k.hash, cell: k.sketch.Total(),
 		floor: k.replica.Floor(), collected: k.replica.Collected(),
 	}
 	if k.serves() {

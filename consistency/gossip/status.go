@@ -104,7 +104,7 @@ func (e *Engine) Status() Status {
 					ps.Lag += own.seq - h
 				}
 			}
-			ps.Equal = p.told == k.hash && p.cell == k.sketch.Cells()[0]
+			ps.Equal = p.told == k.hash && p.cell == k.sketch.Total()
 		}
 		st.Peers = append(st.Peers, ps)
 	}
