@@ -22,9 +22,10 @@ const (
 // another stamp than it names are no hit. So nothing needs to be taken out of it,
 // whatever becomes of a key, and it is as coherent as the index.
 //
-// A value gets in when it is read for the second time since it was written, if
-// the cache then finds it worth what must go for it; and one that replaces what
-// is in gets in by being written. All work is done by who calls: it has no
+// As long as there is room, a value gets in by being written or read. From when one
+// had to go for another, it gets in when it is read for the second time since it was
+// written, if the cache then finds it worth what must go for it; and one that
+// replaces what is in gets in by being written. All work is done by who calls: it has no
 // goroutine, and nothing to close.
 type hot struct {
 	cache   *otter.Cache[attune.KeyHash, kvadapter.Record]
@@ -35,11 +36,15 @@ type hot struct {
 // evictions counts them, and nothing else that the cache would have counted.
 type evictions struct {
 	stats.NoopRecorder
-	n atomic.Int64
+	n    atomic.Int64
+	full atomic.Bool // there was one since the cache had its size
 }
 
 // RecordEviction implements stats.Recorder.
-func (e *evictions) RecordEviction(uint32) { e.n.Add(1) }
+func (e *evictions) RecordEviction(uint32) {
+	e.n.Add(1)
+	e.full.Store(true)
+}
 
 // newHot returns a cache of so many bytes, or nil for 0.
 func newHot(bytes int64) *hot {
@@ -62,6 +67,7 @@ func newHot(bytes int64) *hot {
 // resize makes the cache larger or smaller; what is in it stays, if there is room.
 func (h *hot) resize(bytes int64) {
 	h.most.Store(bytes / hotShare)
+	h.evicted.full.Store(false)
 	h.cache.SetMaximum(uint64(bytes))
 }
 
@@ -85,14 +91,21 @@ func (h *hot) add(key attune.KeyHash, rec kvadapter.Record) {
 	h.cache.Set(key, rec)
 }
 
+// roomy reports whether nothing had to go for another value yet.
+func (h *hot) roomy() bool { return h != nil && !h.evicted.full.Load() }
+
 // replace puts rec, whose Value is never modified, in the place of what is kept
-// for a key, if anything is.
+// for a key, if anything is or there is room.
 func (h *hot) replace(key attune.KeyHash, rec kvadapter.Record) {
 	if h == nil {
 		return
 	}
 	if int64(len(rec.Value)) > h.most.Load() {
 		h.drop(key)
+		return
+	}
+	if h.roomy() {
+		h.cache.Set(key, rec)
 		return
 	}
 	h.cache.ComputeIfPresent(key, func(kvadapter.Record) (kvadapter.Record, otter.ComputeOp) {

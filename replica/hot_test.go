@@ -14,10 +14,58 @@ import (
 	"github.com/attunekv/attune/kvadapter"
 )
 
-// openHot is a replica with a cache of hot values over a store that counts.
+// openHot is a replica with a cache of hot values over a store that counts. The
+// cache takes in no more than one that was full.
 func openHot(bytes int64) (*Replica, *remote) {
 	b := &remote{store: newStore()}
-	return Open(Options{Backend: b, Gen: 1, HotCache: bytes}), b
+	return choosy(Open(Options{Backend: b, Gen: 1, HotCache: bytes})), b
+}
+
+func choosy(r *Replica) *Replica {
+	if h := r.hot.Load(); h != nil {
+		h.evicted.full.Store(true)
+	}
+	return r
+}
+
+func TestEveryValueIsHotWhileThereIsRoom(t *testing.T) {
+	const bound = 100 * (100 + hotOverhead)
+	b := &remote{store: newStore()}
+	r := Open(Options{Backend: b, Gen: 1, HotCache: bound})
+	value := strings.Repeat("v", 100)
+	var v attune.Version
+	// asked writes n keys, and is how often the store was asked when each is read.
+	asked := func(n int) (asked int64) {
+		for range n {
+			v++
+			key := keyOf(r, fmt.Sprint(v))
+			mustApply(t, r, put(key, v, value))
+			asked += b.read(t, r, key, value)
+		}
+		return asked
+	}
+	if n := asked(90); n != 0 {
+		t.Errorf("%d of 90 values were not hot from the start", n)
+	}
+	asked(90)
+	if n := asked(90); n != 90 || r.Stats().HotEvicted == 0 {
+		t.Errorf("full, %d of 90 values read once were not hot; %d evicted", n, r.Stats().HotEvicted)
+	}
+	r.Resize(0, 10*bound)
+	if n := asked(90); n != 0 {
+		t.Errorf("larger, %d of 90 values were not hot", n)
+	}
+	// Nor need it have been written here while the cache was there.
+	r.Resize(0, 0)
+	v++
+	key := keyOf(r, "before")
+	mustApply(t, r, put(key, v, value))
+	r.Resize(0, bound)
+	for i, want := range []int64{1, 0} {
+		if got := b.read(t, r, key, value); got != want {
+			t.Errorf("read %d asked the store %d times, want %d", i+1, got, want)
+		}
+	}
 }
 
 // read reads a key, as a client does, and reports how often the store was asked.

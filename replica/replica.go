@@ -297,8 +297,8 @@ func (r *Replica) Here(key attune.Key, got *Got, bump bool) (it attune.Item, ok 
 	case got.stored != 0 && got.err == nil && r.wrote(&it, &got.rec):
 		it.Value = notNil(got.rec.Value)
 		s.hotMisses++
-		if bump && it.Fetched {
-			r.hot.Load().add(key.Hash, got.rec)
+		if h := r.hot.Load(); bump && (it.Fetched || h.roomy()) {
+			h.add(key.Hash, got.rec)
 		}
 	case got.stored != it.Stored:
 		return it, false, nil

@@ -32,7 +32,7 @@ func TestConcurrentWritesNeverShowAWrongValue(t *testing.T) {
 
 func stress(t *testing.T, o Options) {
 	o.Gen = 1
-	r, backend := Open(o), o.Backend
+	r, backend := choosy(Open(o)), o.Backend
 	var keys []attune.Key
 	for _, text := range []string{"a", "b", "c"} {
 		keys = append(keys, keyOf(r, text))

@@ -157,7 +157,7 @@ func TestWatchCountsEverything(t *testing.T) {
 func TestLook(t *testing.T) {
 	for name, b := range backends() {
 		t.Run(name, func(t *testing.T) {
-			r := Open(Options{Backend: b, Gen: 1, HotCache: 1 << 20})
+			r := choosy(Open(Options{Backend: b, Gen: 1, HotCache: 1 << 20}))
 			k := keyOf(r, "k")
 			look := func(state State, bytes Where, v attune.Version) Look {
 				t.Helper()
