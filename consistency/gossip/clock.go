@@ -51,8 +51,11 @@ func newClock(node uint64, wall int64, mono func() time.Duration) *clock {
 }
 
 // now is unix milliseconds.
-func (c *clock) now() int64 {
-	return c.began + c.mono().Milliseconds() + c.offset.Load() + c.wrong().Milliseconds()
+func (c *clock) now() int64 { return c.at(c.mono()) }
+
+// at is what now is when mono is that.
+func (c *clock) at(mono time.Duration) int64 {
+	return c.began + mono.Milliseconds() + c.offset.Load() + c.wrong().Milliseconds()
 }
 
 // next issues a version newer than every one before, than prior, and not older

@@ -290,7 +290,7 @@ func (k *core) resketch() {
 // hashed here; or, of what was evicted, as its hash alone.
 func (k *core) apply(rec *codec.Record, now time.Duration) {
 	if rec.Kind == codec.KindFlush {
-		k.observe(rec.Version)
+		k.observe(rec.Version, now)
 		k.raiseFloor(rec.Version)
 		return
 	}
@@ -298,7 +298,7 @@ func (k *core) apply(rec *codec.Record, now time.Duration) {
 	if c.Key.Hash == (attune.KeyHash{}) {
 		c.Key.Hash = k.replica.Hash(c.Key.Text)
 	}
-	k.observe(rec.Version)
+	k.observe(rec.Version, now)
 	was, is, applied, _ := k.replica.Merge(c, false, now) // bytes that did not fit are fetched when asked for
 	if !applied {
 		k.duplicates++
@@ -312,12 +312,12 @@ func (k *core) apply(rec *codec.Record, now time.Duration) {
 // observe has the clock keep up with a version from elsewhere, unless that is so
 // far ahead that it would take this clock along. Such a change is taken all the
 // same: who drops it diverges.
-func (k *core) observe(v attune.Version) {
+func (k *core) observe(v attune.Version, now time.Duration) {
 	k.newest = max(k.newest, v)
 	if k.clock.reached(v) {
 		return
 	}
-	if millis(v) > k.clock.now()+k.maxSkew.Milliseconds() {
+	if millis(v) > k.clock.at(now)+k.maxSkew.Milliseconds() {
 		k.tooFar++
 		return
 	}

@@ -528,7 +528,7 @@ func (h *homes) visible(w *wait, until time.Time, done []*hop, res []attune.Resu
 		// What the client writes next must be newer all the same.
 		h.k.mu.Lock()
 		for _, m := range w.marks {
-			h.k.observe(m.Version())
+			h.k.observe(m.Version(), h.k.clock.mono())
 		}
 		h.k.mu.Unlock()
 	}

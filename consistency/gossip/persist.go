@@ -373,7 +373,7 @@ func (k *core) replay(record []byte) error {
 		if !r.next(&update{}, &u) {
 			return errState
 		}
-		k.apply(&u.rec, 0)
+		k.apply(&u.rec, k.clock.mono())
 		if p := k.reach(u.origin); u.seq > p.seq {
 			k.advance(p, u.seq, 0)
 			k.ring.add(u.update)
@@ -387,7 +387,7 @@ func (k *core) replay(record []byte) error {
 		if !ok {
 			return errState
 		}
-		k.apply(&codec.Record{Version: c.Item.Version, Change: c}, 0)
+		k.apply(&codec.Record{Version: c.Item.Version, Change: c}, k.clock.mono())
 	case recordVector:
 		for range r.count(9) {
 			if p, seq := k.reach(r.u64()), r.uvarint(); seq > p.seq {

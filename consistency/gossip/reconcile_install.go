@@ -42,7 +42,7 @@ func (r *reconciler) take(rd *reader, cut attune.Version) (ok bool) {
 		if c.Key.Text != nil {
 			c.Key.Hash = r.k.replica.Hash(c.Key.Text)
 		}
-		r.k.observe(c.Item.Version)
+		r.k.observe(c.Item.Version, r.k.clock.mono())
 		if p.apart {
 			p.keep(c)
 		} else if r.merge(c) {
@@ -212,7 +212,7 @@ func (r *reconciler) install(now time.Duration) bool {
 	changes := append(p.changes, r.condemned()...)
 	for i := range between {
 		rec := &between[i].rec
-		k.observe(rec.Version)
+		k.observe(rec.Version, now)
 		if rec.Kind == codec.KindFlush {
 			floor = max(floor, rec.Version)
 			continue

@@ -15,14 +15,16 @@
 // arXiv:2402.02668.
 //
 //	walk.go     which cells an item is in; the checksum and its secret
-//	sketch.go   Item, Cell; Sketch: some cells of a set, kept while it changes
+//	sketch.go   Item, Cell; Sketch: some cells of a set
+//	live.go     Live: the first cells of a set, kept while it changes
 //	decoder.go  Decoder: from two sets' cells to what only one of them has
 //	wire.go     cells as bytes
 //
 // The cells depend on the set and the cluster's secret alone, not on the peer
 // nor on the order of changes. So a replica does not encode when it is asked, it
-// keeps the first cells all the time, at some 0.1 µs per change, and two replicas
-// compare without a look at their records. Equal cells 0 are equal sets.
+// keeps the first cells all the time ([Live]), at 0.4 µs per overwritten key and
+// less for one that is overwritten often, and two replicas compare without a look
+// at their records. Equal cells 0 are equal sets.
 //
 // One reconciliation: both sides copy their cells of one moment. One sends its
 // copy in blocks; the other hands them, with its own, to [Decoder.Add], until

@@ -21,10 +21,10 @@ type deferred struct {
 	sum          uint64 // of is
 }
 
-// There are about as many places as keys, within these bounds: 2 to 256 KiB.
+// There are about as many places as keys, within these bounds: 2 to 512 KiB.
 const (
 	leastDeferred = 1 << 6
-	mostDeferred  = 1 << 13
+	mostDeferred  = 1 << 14
 )
 
 // NewLive returns cells 0 to cells-1 of the empty set. It panics unless there is

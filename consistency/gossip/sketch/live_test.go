@@ -53,7 +53,7 @@ func TestLiveIsASketch(t *testing.T) {
 func TestLiveGrows(t *testing.T) {
 	const cells = 256
 	live, made := sketch.NewLive(secret, cells), sketch.New(secret, 0, cells)
-	for _, it := range random(rand.New(rand.NewPCG(1, 1)), 20_000) {
+	for _, it := range random(rand.New(rand.NewPCG(1, 1)), 40_000) {
 		live.Replace(it.Key, 0, it.Mark)
 		if it.Key%3 == 0 {
 			live.Replace(it.Key, it.Mark, 0)
