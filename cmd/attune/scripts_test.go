@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 	"time"
 
 	"github.com/attunekv/attune/internal/attunetest"
+	"github.com/attunekv/attune/internal/testbed"
 )
 
 // clone copies what startup.sh needs of the tree into a directory of its own.
@@ -112,30 +112,13 @@ func closed(addr string) bool {
 // scriptPorts are those of n controllers that startup.sh starts.
 type scriptPorts struct{ n, base int }
 
-// freePorts finds a row of free ones, of TCP and of UDP. They are below those that
-// the kernel gives to whoever asks for any.
 func freePorts(t *testing.T, n int) scriptPorts {
 	t.Helper()
-search:
-	for range 100 {
-		p := scriptPorts{n, 10_000 + rand.IntN(20_000)}
-		for port := range 4 * n {
-			addr := p.addr(port)
-			l, err := net.Listen("tcp", addr)
-			if err != nil {
-				continue search
-			}
-			l.Close()
-			u, err := net.ListenPacket("udp", addr)
-			if err != nil {
-				continue search
-			}
-			u.Close()
-		}
-		return p
+	base, err := testbed.FreePorts("127.0.0.1", 4*n)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no row of free ports")
-	panic("unreachable")
+	return scriptPorts{n, base}
 }
 
 func (p scriptPorts) addr(offset int) string { return fmt.Sprintf("127.0.0.1:%d", p.base+offset) }

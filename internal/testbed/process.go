@@ -44,34 +44,65 @@ func Launch(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
 	return done, nil
 }
 
-// given are the addresses that FreeAddr returned before.
-var given sync.Map
+// blockSize is how many ports this process takes at a time.
+const blockSize = 100
 
-// FreeAddr returns an address of host that nobody listens on, TCP nor UDP. It is
-// below the ports that systems give to outgoing connections: one that is used
-// again and again, by a process that is killed and started, must not be anybody's
-// in between.
+// blocks are the ports that this process has for itself: of each block the first is
+// listened on until it ends, which keeps others of its kind out.
+var blocks struct {
+	sync.Mutex
+	guards    []net.Listener
+	next, end int // ports of the last block that are not given away
+}
+
+// FreeAddr returns an address of host that nobody listens on; see [FreePorts].
 func FreeAddr(host string) (string, error) {
+	port, err := FreePorts(host, 1)
+	return net.JoinHostPort(host, fmt.Sprint(port)), err
+}
+
+// FreePorts returns the first of n ports in a row, up to 99, on which nobody listens
+// at host, TCP nor UDP. No other call returns them, in this process or in another
+// that runs. They are below the ports that systems give to outgoing connections: one
+// that is used again and again, by a process that is killed and started, must not be
+// anybody's in between.
+func FreePorts(host string, n int) (int, error) {
+	blocks.Lock()
+	defer blocks.Unlock()
 	var last error
-	for range 200 {
-		addr := net.JoinHostPort(host, fmt.Sprint(10_000+rand.IntN(20_000)))
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			last = err
+	free := 0 // how many before next are
+	for range 1000 {
+		if blocks.next+n-free > blocks.end {
+			first := 10_000 + rand.IntN(20_000/blockSize)*blockSize
+			guard, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", fmt.Sprint(first)))
+			if last = err; err == nil {
+				blocks.guards = append(blocks.guards, guard)
+				blocks.next, blocks.end, free = first+1, first+blockSize, 0
+			}
 			continue
 		}
-		p, err := net.ListenPacket("udp", addr)
-		l.Close()
-		if err != nil {
-			last = err
-			continue
-		}
-		p.Close()
-		if _, again := given.LoadOrStore(addr, true); !again {
-			return addr, nil
+		blocks.next++
+		if last = unused(net.JoinHostPort(host, fmt.Sprint(blocks.next-1))); last != nil {
+			free = 0
+		} else if free++; free == n {
+			return blocks.next - n, nil
 		}
 	}
-	return "", fmt.Errorf("no free port: %w", last)
+	return 0, fmt.Errorf("no free port: %w", last)
+}
+
+// unused says who listens on an address.
+func unused(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	l.Close()
+	p, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	return p.Close()
 }
 
 // Ready asks /readyz of an admin address and returns the reason if it is not 200.
