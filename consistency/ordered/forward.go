@@ -405,6 +405,10 @@ func (c *core) sendRaft(m *pb.Message) {
 	switch m.GetType() {
 	case pb.MsgApp:
 		class = cluster.Log
+	case pb.MsgAppResp:
+		if c.repeats(m) {
+			return
+		}
 	case pb.MsgSnap:
 		c.snaps.announced(m.GetTo(), c.now)
 	}
@@ -418,6 +422,31 @@ func (c *core) sendRaft(m *pb.Message) {
 	if len(buf) > maxEntryBytes {
 		c.sendOut(to)
 	}
+}
+
+// ackAgain is how long a follower does not say again what it has. It is less than the
+// time between two heartbeats, by which a leader that has not heard it asks again.
+const ackAgain = tickEvery / 5
+
+// acked is what a follower said last that it has.
+type acked struct {
+	to, term, index uint64
+	at              time.Duration
+}
+
+// repeats reports whether m acknowledges only what another did a moment ago. As soon as
+// an entry is committed the leader says so, in an append without entries; to answer that
+// as Raft does would be every second message of a follower that is up to date, and every
+// second wake of the leader.
+func (c *core) repeats(m *pb.Message) bool {
+	a := acked{m.GetTo(), m.GetTerm(), m.GetIndex(), c.now}
+	if m.GetReject() {
+		a = acked{} // it is told from where on to send, and wants to hear of that
+	} else if w := c.acked; a.to == w.to && a.term == w.term && a.index <= w.index && a.at < w.at+ackAgain {
+		return true
+	}
+	c.acked = a
+	return false
 }
 
 // outTo returns the frame that gathers what is to be sent there.

@@ -49,6 +49,41 @@ func TestALeaderThatHangsUpIsMissedAtOnce(t *testing.T) {
 	}
 }
 
+// That an entry is committed is told at once, and not answered. An answer that was lost
+// is asked for again all the same.
+func TestAnEntryIsAcknowledgedOnce(t *testing.T) {
+	s := newSim(t, 1, broken{})
+	leader, other := s.roles(t)
+	applied := func() bool { return other.core.st.applied == leader.core.st.applied }
+	set := func(lasts time.Duration) (done bool) {
+		leader.do(simInput{verb: attune.Set, key: "k", value: "v"}, func(out simOutput) { done = !out.unknown })
+		s.run(s.now + lasts)
+		return done
+	}
+	const writes = 20
+	before := s.acks
+	for i := range writes {
+		if lasts := 5 * time.Millisecond; !set(lasts) || !applied() {
+			t.Fatalf("write %d is not done after %v, or not at %s", i, lasts, other.name())
+		}
+	}
+	if got := s.acks - before; got != 2*writes {
+		t.Errorf("%d acknowledgements of %d entries by two followers", got, writes)
+	}
+	for i := range writes {
+		for _, n := range s.nodes {
+			s.cut[[2]int{n.slot, leader.slot}] = true
+		}
+		if set(time.Duration(i) * 2 * time.Millisecond) {
+			t.Fatal("done, and nobody could say so")
+		}
+		clear(s.cut)
+		if s.run(s.now + 2*tickEvery); leader.core.pending > 0 || !applied() {
+			t.Fatalf("write %d is not done two heartbeats after the answers got lost: %s", i, s.describe())
+		}
+	}
+}
+
 // Who is needed for a quorum of those that are left does not leave.
 func TestTheLastOfAQuorumDoesNotLeave(t *testing.T) {
 	g := newGroup(t, 3, true)

@@ -54,6 +54,7 @@ type sim struct {
 	cut     map[[2]int]bool // from, to
 	history []porcupine.Operation
 	clients int // identities given out
+	acks    int // of the log, sent
 	stopped bool
 }
 
@@ -202,6 +203,8 @@ func simulate(t testing.TB, seed uint64, b broken) error {
 	for _, n := range s.nodes {
 		n.full = false
 	}
+	// A leader that heard nobody steps down when it next counts who has answered.
+	s.run(s.now + electionTicks*tickEvery)
 	for end := s.now + 60*time.Second; !s.whole() || !s.equal() || !s.led(); {
 		if s.now > end {
 			return errors.New("the cluster did not heal: " + s.describe())

@@ -291,6 +291,7 @@ func (n *simNode) keepsWord(body []byte) {
 		kept := true
 		switch m.GetType() {
 		case pb.MsgAppResp:
+			n.s.acks++
 			kept = m.GetReject() || m.GetIndex() <= last && m.GetTerm() <= hard.GetTerm()
 		case pb.MsgVoteResp:
 			kept = m.GetReject() || m.GetTerm() < hard.GetTerm() || m.GetTerm() == hard.GetTerm() && hard.GetVote() == m.GetTo()
