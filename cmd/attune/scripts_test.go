@@ -112,6 +112,7 @@ func closed(addr string) bool {
 // scriptPorts are those of n controllers that startup.sh starts.
 type scriptPorts struct{ n, base int }
 
+// freePorts finds some that nobody uses.
 func freePorts(t *testing.T, n int) scriptPorts {
 	t.Helper()
 	base, err := testbed.FreePorts("127.0.0.1", 4*n)
