@@ -22,6 +22,7 @@ func startBefore(t *testing.T, servers ...*attunetest.Memcached) *Node {
 	cfg := testConfig()
 	cfg.Backend = "memcached://" + strings.Join(addrs, ",") + "?timeout=200ms"
 	cfg.OpTimeout = 500 * time.Millisecond
+	cfg.HotCache = 0 // it would answer for them
 	return start(t, cfg)
 }
 
@@ -204,7 +205,7 @@ func TestBackendServersAreShown(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	cfg := testConfig()
 	cfg.Backend = "memcached://" + m.Addr + "?timeout=10s"
-	cfg.Admin, cfg.Log = "127.0.0.1:0", zap.New(core)
+	cfg.Admin, cfg.Log, cfg.HotCache = "127.0.0.1:0", zap.New(core), 0
 	n := start(t, cfg)
 	c := dial(t, n)
 	c.set("k", []byte("v"))

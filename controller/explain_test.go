@@ -129,7 +129,7 @@ func TestExplainOfOneAlone(t *testing.T) {
 func TestExplainBytesThatAreLost(t *testing.T) {
 	m := attunetest.StartMemcached(t)
 	cfg := testConfig()
-	cfg.Admin, cfg.Backend = "127.0.0.1:0", "memcached://"+m.Addr+"?timeout=200ms"
+	cfg.Admin, cfg.Backend, cfg.HotCache = "127.0.0.1:0", "memcached://"+m.Addr+"?timeout=200ms", 0
 	n := start(t, cfg)
 	dial(t, n).ask("set k 0 0 1\r\nv\r\n", "STORED\r\n")
 	if x := explain(t, n, "k"); x.Get != "hit" || x.Copies[0].Bytes != replica.InStore {

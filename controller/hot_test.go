@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -56,13 +57,14 @@ func TestHotReadDoesNotAllocate(t *testing.T) {
 		t.Skip("the race detector makes pools drop things")
 	}
 	cfg := testConfig()
-	cfg.Backend = "memcached://" + attunetest.StartMemcached(t).Addr
+	cfg.Backend, cfg.HotCache = "memcached://"+attunetest.StartMemcached(t).Addr, 1<<20
+	cold := strings.Repeat("2", 30_000) // too large to be hot
 	b := newBench(t, cfg)
 	done := make(chan struct{}, 1)
 	b.s.call.Done = func() { done <- struct{}{} }
 	fetched := 0
 	b.answer = func() { fetched++; <-done }
-	b.feed("set k 0 0 1\r\n1\r\nset cold 0 0 1\r\n2\r\n")
+	b.feed(fmt.Sprintf("set k 0 0 1\r\n1\r\nset cold 0 0 %d\r\n%s\r\n", len(cold), cold))
 	for range 3 {
 		b.feed("get k\r\n")
 	}
@@ -71,7 +73,8 @@ func TestHotReadDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations per read, %d times something was fetched", n, fetched)
 	}
 	b.feed("get k cold nothing k\r\n")
-	if want := "VALUE k 0 1\r\n1\r\nVALUE cold 0 1\r\n2\r\nVALUE k 0 1\r\n1\r\nEND\r\n"; string(b.out) != want || fetched != 1 {
-		t.Errorf("%q after %d fetches, want %q after 1", b.out, fetched, want)
+	want := fmt.Sprintf("VALUE k 0 1\r\n1\r\nVALUE cold 0 %d\r\n%s\r\nVALUE k 0 1\r\n1\r\nEND\r\n", len(cold), cold)
+	if string(b.out) != want || fetched != 1 {
+		t.Errorf("%.60q... after %d fetches, want %.60q... after 1", b.out, fetched, want)
 	}
 }

@@ -258,6 +258,7 @@ func TestSnapshotOfStores(t *testing.T) {
 			lost := map[int]bool{3: true}
 			missing := int64(0)
 			if lose != nil {
+				attunetest.Eventually(t, "the store has taken all", func() bool { return n.replicaStats().Staged == 0 })
 				lose(t)
 				lost[7], lost[8], missing = true, true, 2
 			}

@@ -136,6 +136,9 @@ func (n *Controller) flags(o *Options, gossips []string) error {
 		backend = "memcached://" + n.Memcached.Addr
 	}
 	n.args = append(n.args, "--backend", backend)
+	if n != n.cluster.Nodes[0] {
+		n.args = append(n.args, "--hot-cache", "0") // which would hide what their stores do
+	}
 	if o.Durable {
 		n.args = append(n.args, "--data-dir", dir)
 	}
