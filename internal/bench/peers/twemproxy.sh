@@ -6,6 +6,7 @@
 #
 #   twemproxy.sh                        all of it, about ten minutes
 #   LEVELS=eventual LOADS=zipf PIPELINES=1 ROUNDS=3 DURATION=1s twemproxy.sh
+#   KEYS=200000 HOT=8MiB LOADS=zipf twemproxy.sh     a tenth fits in what is kept hot
 #
 # Loads: zipf and uniform; miss is uniform gets with hot-cache 0, so that every value
 # comes from a memcached. ATTUNE is the program to bench, built from this tree unless
@@ -19,6 +20,7 @@ ROUNDS=${ROUNDS:-5}
 DURATION=${DURATION:-3s} # of a round
 CONNS=${CONNS:-64}
 KEYS=${KEYS:-20000}
+HOT=${HOT:-64MiB}        # hot-cache of each of our controllers
 VALUE=${VALUE:-100}      # bytes
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/common.sh" "$@"
@@ -80,7 +82,7 @@ echo "| level | load | pipeline | ops/s, attune / twemproxy | us CPU per op | le
 echo "|---|---|---|---|---|---|---|"
 for level in $LEVELS; do
 	for load in $LOADS; do
-		hot=64MiB what=(--dist "$load" --ratio 9:1)
+		hot=$HOT what=(--dist "$load" --ratio 9:1)
 		[ "$load" != miss ] || { hot=0; what=(--dist uniform --ratio 1:0); }
 		for pipeline in $PIPELINES; do
 			attune "$level" "$hot"
