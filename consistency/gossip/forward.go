@@ -526,9 +526,10 @@ func (h *homes) visible(w *wait, until time.Time, done []*hop, res []attune.Resu
 			return
 		}
 		// What the client writes next must be newer all the same.
+		now := h.k.clock.mono()
 		h.k.mu.Lock()
 		for _, m := range w.marks {
-			h.k.observe(m.Version(), h.k.clock.mono())
+			h.k.observe(m.Version(), now)
 		}
 		h.k.mu.Unlock()
 	}

@@ -374,7 +374,7 @@ func TestTakenOverIsOnDisk(t *testing.T) {
 				t.Fatal("not installed")
 			}
 		} else {
-			l.rec.merge(&rec.Change)
+			l.rec.merge(&rec.Change, l.clock.mono())
 			l.rec.reached(nil, 0)
 		}
 		l.rec.pull = nil

@@ -37,15 +37,16 @@ func (r *reconciler) take(rd *reader, cut attune.Version) (ok bool) {
 	}
 	p.wants = p.wants[n:]
 	p.ignorant = r.k.causal && p.asked.flags&tellVector == 0
+	now := r.k.clock.mono()
 	for i := range came {
 		c := &came[i]
 		if c.Key.Text != nil {
 			c.Key.Hash = r.k.replica.Hash(c.Key.Text)
 		}
-		r.k.observe(c.Item.Version, r.k.clock.mono())
+		r.k.observe(c.Item.Version, now)
 		if p.apart {
 			p.keep(c)
-		} else if r.merge(c) {
+		} else if r.merge(c, now) {
 			p.applied++
 		}
 	}
@@ -79,9 +80,9 @@ func (p *pull) keep(c *attune.Change) {
 }
 
 // merge has a record take effect.
-func (r *reconciler) merge(c *attune.Change) bool {
+func (r *reconciler) merge(c *attune.Change, now time.Duration) bool {
 	k := r.k
-	was, is, applied, _ := k.replica.Merge(c, false, k.clock.mono()) // bytes that do not fit are fetched when asked for
+	was, is, applied, _ := k.replica.Merge(c, false, now) // bytes that do not fit are fetched when asked for
 	if applied {
 		k.sketched(c.Key.Hash, was, is)
 		k.noteHeld(c)
@@ -99,7 +100,7 @@ func (r *reconciler) conclude(now time.Duration) {
 		p.finished = true
 		r.k.raiseFloor(p.floor)
 		for _, c := range r.condemned() {
-			r.merge(&c)
+			r.merge(&c, now)
 		}
 		r.reached(nil, now)
 	}
