@@ -39,20 +39,24 @@ func (s *stage) kill(n *attunetest.Controller) {
 
 func (s *stage) mayLose(e history.Event) bool { return history.MayLose(s.losses, e) }
 
-// agree waits until all controllers that are ready answer alike for keys, and
-// returns what they answer.
+// agree waits until all controllers are ready and answer alike for keys, and returns
+// what they answer.
 func (s *stage) agree(keys []string) (sv history.Survey) {
 	s.t.Helper()
+	began := time.Now()
 	var ready []history.Target
-	for _, n := range s.Nodes {
-		if n.Ready() == nil {
-			ready = append(ready, target(n))
+	for len(ready) < len(s.Nodes) && time.Since(began) < settling { // a fault may have ended a moment ago
+		ready = nil
+		for _, n := range s.Nodes {
+			if n.Ready() == nil {
+				ready = append(ready, target(n))
+			}
 		}
+		time.Sleep(time.Millisecond)
 	}
 	if len(ready) != len(s.Nodes) {
 		s.t.Errorf("%d of %d controllers are ready", len(ready), len(s.Nodes))
 	}
-	began := time.Now()
 	sv, err := s.settle(ready, keys, settling)
 	if err != nil {
 		s.describe() // who waits for what
