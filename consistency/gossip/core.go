@@ -44,8 +44,11 @@ type core struct {
 	// remote takes over changes whose bytes must be brought to a store outside
 	// this process.
 	remote func(*attune.Change)
+	// behind reports whether more waits for that store than should.
+	behind func() bool
 
-	skewed atomic.Bool // its clock is off: it must not write
+	skewed  atomic.Bool // its clock is off: it must not write
+	crowded atomic.Bool // a neighbour is behind
 
 	mu      sync.Mutex // guards the rest
 	maxSkew time.Duration
@@ -71,7 +74,7 @@ type core struct {
 	past      map[uint64]uint64 // vv a while ago, and when that was
 	pastAt    time.Duration
 	flushed   uint64         // the ring's end then
-	toldReady bool           // in the last digests
+	toldFlags byte           // of the last digests
 	digested  time.Duration  // when the last digest went out
 	synced    bool           // it has what another member had, or founded the cluster
 	newest    attune.Version // ever applied here, of others
@@ -105,7 +108,7 @@ func newCore(id uint64, causal bool, r *replica.Replica, c *clock, w world, log 
 	k := &core{
 		id: id, causal: causal, replica: r, clock: c, world: w, log: log,
 		vv: make(map[uint64]*progress), ring: newRing(ringBytes), peers: make(map[uint64]*peer),
-		sketch: newSketch(r), remote: func(*attune.Change) {},
+		sketch: newSketch(r), remote: func(*attune.Change) {}, behind: func() bool { return false },
 	}
 	k.own = k.reach(id)
 	k.batch, k.deps = make([]heldUpdate, 0, lookahead), make([]dependency, 0, 8*lookahead)

@@ -162,7 +162,7 @@ func (e *Engine) Ready() <-chan struct{} { return e.ready }
 // Submit is Write for a Call: c.Res answers c.Ops. True: it has; false: c.Done will
 // be called when it does.
 func (e *Engine) Submit(c *attune.Call) bool {
-	if !e.waits(c.Ops) {
+	if !e.behind() && !e.waits(c.Ops) {
 		return e.submit(c)
 	}
 	e.running.Go(func() {
@@ -173,15 +173,22 @@ func (e *Engine) Submit(c *attune.Call) bool {
 	return false
 }
 
-// await waits until the store has taken enough of what was written before. It reports
+// behind reports whether a write should wait for a store, here or at another
+// controller: each gets all that is written, and who only writes to a fast one must not
+// leave no room for those who write to a slow one.
+func (e *Engine) behind() bool {
+	return e.core != nil && (e.stage.Behind() || e.core.crowded.Load())
+}
+
+// await waits until the stores have taken enough of what was written before. It reports
 // false if c is over with that.
 func (e *Engine) await(c *attune.Call) bool {
-	if e.core == nil || !e.stage.Behind() {
+	if !e.behind() {
 		return true
 	}
 	ctx, cancel := e.bound(c)
 	defer cancel()
-	err := e.stage.Await(ctx)
+	err := e.stage.Await(ctx, e.core.crowded.Load)
 	if err != nil {
 		c.Err = nil
 		for i := range c.Ops {
@@ -204,15 +211,12 @@ func (e *Engine) submit(c *attune.Call) bool {
 	return true
 }
 
-// waits reports whether ops wait for a backend outside this process: until it has taken
-// what was written before; to be decided on bytes that it has; or alone, where nobody else
-// will have what is acknowledged, to be sure of their own.
+// waits reports whether ops wait for a backend outside this process: to be decided on
+// bytes that it has; or alone, where nobody else will have what is acknowledged, to be
+// sure of their own.
 func (e *Engine) waits(ops []attune.Op) bool {
 	if e.replica.Immediate() {
 		return false
-	}
-	if e.core != nil && e.stage.Behind() {
-		return true
 	}
 	for i := range ops {
 		if ops[i].NeedsValue() || e.core == nil && ops[i].Verb != attune.Flush {

@@ -320,6 +320,51 @@ func TestSitesLoseBytes(t *testing.T) {
 	})
 }
 
+// TestWritersWaitForTheStoresOfOthers: what one store is slow to take slows down all
+// who write, so that there is room left for those who write where it is.
+func TestWritersWaitForTheStoresOfOthers(t *testing.T) {
+	t.Parallel()
+	bothSites(t, func(s *site) {
+		s.store = func() kvadapter.Backend { return newRemote() }
+		if s.o.Node == "n2" {
+			r := newRemote()
+			r.delay = time.Second
+			s.store = func() kvadapter.Backend { return r }
+		}
+	}, func(t *testing.T, g *sites) {
+		a, b, c := g.list[0], g.list[1], g.list[2]
+		crowded := func(want bool) {
+			t.Helper()
+			soon(t, func() error {
+				for _, s := range g.list {
+					if s != b && s.open && s.core.crowded.Load() != want {
+						return fmt.Errorf("%s: somebody is behind: %t", s.o.Node, !want)
+					}
+				}
+				return nil
+			})
+		}
+		value := string(make([]byte, 64<<10))
+		for i := range 400 { // 16 MiB are 256 of them
+			a.must(attune.Stored, a.op(attune.Set, fmt.Sprint("k", i), value))
+		}
+		crowded(true)
+		began := time.Now()
+		c.must(attune.Stored, c.op(attune.Set, "c", "v"))
+		if took := time.Since(began); took < 20*time.Millisecond {
+			t.Errorf("a write took %v while a store was behind", took)
+		}
+		b.must(attune.Stored, b.op(attune.Set, "b", "v"))
+		r := b.backend.(*remote)
+		r.mu.Lock()
+		r.delay = 0
+		r.mu.Unlock()
+		crowded(false)
+		g.all("b", "v")
+		g.equal()
+	})
+}
+
 // A store that comes back with old bytes, of an image or of the other side of a
 // partition, is not believed: their stamp is another one. What is current comes from a
 // peer, and is in that store again.

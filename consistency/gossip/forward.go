@@ -334,7 +334,7 @@ func (h *homes) carryOut(from uint64, f *forwarded) {
 		}
 	}
 	c.Res = make([]attune.Result, len(c.Ops))
-	if len(c.Ops) > 0 {
+	if len(c.Ops) > 0 && (h.room == nil || h.room(c)) {
 		h.decide(c, 0, len(c.Ops))
 		traces.ended("decide", "decided, stamped and applied here")
 		acked := make(chan struct{})

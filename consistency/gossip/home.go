@@ -64,6 +64,9 @@ type homes struct {
 	k *core
 	// decide carries out c.Ops[from:to] here, and knows c.Ctx and c.Deadline only.
 	decide func(c *attune.Call, from, to int)
+	// room waits until a Call that another member sent may begin, and reports false if
+	// it is over with that; nil: at once.
+	room func(c *attune.Call) bool
 	// live are the members that may be homes, this one among them.
 	live atomic.Pointer[[]uint64]
 	// traceOf traces ops for others; nil: not at all. See trace.go.

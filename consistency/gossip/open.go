@@ -137,6 +137,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	k.cut.maxAge = e.o.TombstoneMaxAge
 	e.stage = repair.NewStager(e.replica, e.log)
 	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.everybody, heardOfAll{e.replica})
+	k.behind = e.stage.Behind
 	e.filler = repair.NewFiller(e.cluster, e.replica, e.others, e.o.RepairRate, e.log)
 	if !e.replica.Immediate() {
 		k.remote = func(c *attune.Change) {
@@ -168,7 +169,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 		return e.replica.Export(ctx, w)
 	})
 	e.homes = newHomes(k, randomID(), e.decide)
-	e.homes.traceOf = e.o.Trace
+	e.homes.traceOf, e.homes.room = e.o.Trace, e.await
 	for kind := frameUpdates; kind < framesEnd; kind++ {
 		e.cluster.Handle(kind, func(from uint64, body []byte) { e.homes.frame(from, kind, body) }, cluster.Limit(cluster.MaxFrame))
 	}

@@ -44,6 +44,7 @@ type peer struct {
 	heard  time.Duration // of the last digest; 0 never
 	ready  bool
 	deaf   bool  // some that are alive do not reach it
+	behind bool  // its store is
 	offset int64 // of its clock to ours, in milliseconds
 	// the most since turned, and the most in the offsetTurn before
 	latest, earlier int64
@@ -223,6 +224,8 @@ func (k *core) digest(from uint64, body []byte) {
 	now := k.clock.mono()
 	first, helped := p.heard == 0, false
 	p.heard, p.ready, p.deaf = max(now, 1), d.flags&digestReady != 0, d.flags&digestDeaf != 0
+	p.behind = d.flags&digestBehind != 0
+	k.listen(now)
 	p.node = d.node
 	p.compare(d.time-k.clock.now(), first, now)
 	p.cell, p.floor, p.cut, p.told = d.cell, d.floor, d.collected, d.hash
@@ -284,17 +287,31 @@ func (k *core) wantsFull(from uint64) {
 }
 
 func (k *core) ownDigest() digest {
-	d := digest{
-		time: k.clock.now(), node: uint16(k.clock.node), hash: k.hash, cell: k.sketch.Total(),
+	return digest{
+		flags: k.flags(), time: k.clock.now(), node: uint16(k.clock.node), hash: k.hash, cell: k.sketch.Total(),
 		floor: k.replica.Floor(), collected: k.replica.Collected(),
 	}
+}
+
+// flags are those of a digest now, but for digestFull.
+func (k *core) flags() (f byte) {
 	if k.serves() {
-		d.flags |= digestReady
+		f |= digestReady
 	}
 	if k.deaf() {
-		d.flags |= digestDeaf
+		f |= digestDeaf
 	}
-	return d
+	if k.behind() {
+		f |= digestBehind
+	}
+	return f
+}
+
+// listen notes whether a neighbour that lives has a store that is behind.
+func (k *core) listen(now time.Duration) {
+	k.crowded.Store(slices.ContainsFunc(k.near, func(p *peer) bool {
+		return p.behind && p.alive && now-p.heard < silence
+	}))
 }
 
 // deaf reports whether some do not reach this member who, as far as it knows, live.
@@ -332,8 +349,8 @@ func (k *core) digestTo(to uint64, now time.Duration) {
 
 // digests tells all neighbours.
 func (k *core) digests(now time.Duration) {
-	k.digested, k.toldReady = now, k.serves()
 	d := k.ownDigest()
+	k.digested, k.toldFlags = now, d.flags
 	for _, e := range k.vv {
 		if e.dirty {
 			d.entries = append(d.entries, dependency{e.origin, e.told})
@@ -370,6 +387,7 @@ func (k *core) tick() {
 		}
 		k.slew()
 	}
+	k.listen(now)
 	k.askFar()
 	k.askMissing(now)
 	k.acks.expire(time.Now())
@@ -392,7 +410,7 @@ func (k *core) askFar() {
 
 // news reports whether there is something to tell in a digest.
 func (k *core) news() bool {
-	if k.serves() != k.toldReady {
+	if k.flags() != k.toldFlags {
 		return true
 	}
 	for _, p := range k.vv {

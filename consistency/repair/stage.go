@@ -405,11 +405,12 @@ func (s *Stager) Stuck() error {
 	return fmt.Errorf("%w: %w", errStuck, r.why)
 }
 
-// Await returns when the store is not [Stager.Behind], or after a while if it is not
-// [Stager.Full] at least: what others write may keep it behind for ever, and they slow
-// down as well. It returns ErrBehind when ctx ends.
-func (s *Stager) Await(ctx context.Context) error {
-	for began := time.Now(); s.Behind(); {
+// Await returns when neither the store is [Stager.Behind] nor, as others tells, another
+// replica's, or after a while if this one is not [Stager.Full] at least: what others
+// write may keep it behind for ever, and they slow down as well. It returns ErrBehind
+// when ctx ends.
+func (s *Stager) Await(ctx context.Context, others func() bool) error {
+	for began := time.Now(); s.Behind() || others(); {
 		if time.Since(began) > stagePatience && !s.Full() {
 			return nil
 		}

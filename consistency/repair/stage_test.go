@@ -263,7 +263,8 @@ func testWritersWaitForAStoreThatIsBehind(t *testing.T, n node) {
 	release := sync.OnceFunc(func() { close(open) })
 	defer release()
 
-	if s.Behind() || s.Await(t.Context()) != nil {
+	well := func() bool { return false }
+	if s.Behind() || s.Await(t.Context(), well) != nil {
 		t.Fatal("behind from the start")
 	}
 	value := string(make([]byte, 64<<10))
@@ -279,17 +280,24 @@ func testWritersWaitForAStoreThatIsBehind(t *testing.T, n node) {
 	if s.Full() {
 		t.Error("behind and full at once")
 	}
-	if err := s.Await(within(t)); err != nil {
+	if err := s.Await(within(t), well); err != nil {
 		t.Errorf("there was some room: %v", err)
 	}
 	add(s.Full)
 	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := s.Await(short); !errors.Is(err, repair.ErrBehind) {
+	if err := s.Await(short, well); !errors.Is(err, repair.ErrBehind) {
 		t.Errorf("there was no room: %v", err)
 	}
 	release()
-	if err := s.Await(within(t)); err != nil {
+	if err := s.Await(within(t), well); err != nil {
 		t.Errorf("there was room again: %v", err)
+	}
+	asked := 0
+	if err := s.Await(within(t), func() bool { asked++; return asked < 5 }); err != nil || asked != 5 {
+		t.Errorf("others were behind: %v after %d questions", err, asked)
+	}
+	if err := s.Await(within(t), func() bool { return true }); err != nil {
+		t.Errorf("others are behind for ever: %v", err)
 	}
 }
