@@ -44,7 +44,7 @@ type core struct {
 	// remote takes over changes whose bytes must be brought to a store outside
 	// this process.
 	remote func(*attune.Change)
-	// behind reports whether more waits for that store than should.
+	// behind reports whether more waits for that store than should, and it takes it.
 	behind func() bool
 
 	skewed  atomic.Bool // its clock is off: it must not write

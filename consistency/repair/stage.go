@@ -395,14 +395,25 @@ func (s *Stager) over(share int64) bool {
 	return false
 }
 
+// Slow reports whether it is Behind, though the store takes what it can: then it helps
+// if others write less. One that refuses may do so for days.
+func (s *Stager) Slow() bool { return s.Behind() && s.refuses() == nil }
+
+// refuses is why a durable store did not take a value, not long ago; else nil.
+func (s *Stager) refuses() *refusal {
+	if r := s.refusal.Load(); r != nil && time.Since(r.at) <= refusedFor {
+		return r
+	}
+	return nil
+}
+
 // Stuck is why a durable store takes nothing, if so much waits for it by now that the
 // replica cannot follow the others; else nil.
 func (s *Stager) Stuck() error {
-	r := s.refusal.Load()
-	if r == nil || time.Since(r.at) > refusedFor || !s.Full() {
-		return nil
+	if r := s.refuses(); r != nil && s.Full() {
+		return fmt.Errorf("%w: %w", errStuck, r.why)
 	}
-	return fmt.Errorf("%w: %w", errStuck, r.why)
+	return nil
 }
 
 // Await returns when neither the store is [Stager.Behind] nor, as others tells, another
