@@ -324,14 +324,8 @@ func TestSitesLoseBytes(t *testing.T) {
 // who write, so that there is room left for those who write where it is.
 func TestWritersWaitForTheStoresOfOthers(t *testing.T) {
 	t.Parallel()
-	bothSites(t, func(s *site) {
-		s.store = func() kvadapter.Backend { return newRemote() }
-		if s.o.Node == "n2" {
-			r := newRemote()
-			r.delay = time.Second
-			s.store = func() kvadapter.Backend { return r }
-		}
-	}, func(t *testing.T, g *sites) {
+	store := func() kvadapter.Backend { return newRemote() }
+	bothSites(t, func(s *site) { s.store = store }, func(t *testing.T, g *sites) {
 		a, b, c := g.list[0], g.list[1], g.list[2]
 		crowded := func(want bool) {
 			t.Helper()
@@ -344,8 +338,12 @@ func TestWritersWaitForTheStoresOfOthers(t *testing.T) {
 				return nil
 			})
 		}
+		r := b.backend.(*remote)
+		r.mu.Lock() // it takes nothing
+		takes := sync.OnceFunc(r.mu.Unlock)
+		defer takes()
 		value := string(make([]byte, 64<<10))
-		for i := range 400 { // 16 MiB are 256 of them
+		for i := range 300 { // 16 MiB are 256 of them
 			a.must(attune.Stored, a.op(attune.Set, fmt.Sprint("k", i), value))
 		}
 		crowded(true)
@@ -355,10 +353,7 @@ func TestWritersWaitForTheStoresOfOthers(t *testing.T) {
 			t.Errorf("a write took %v while a store was behind", took)
 		}
 		b.must(attune.Stored, b.op(attune.Set, "b", "v"))
-		r := b.backend.(*remote)
-		r.mu.Lock()
-		r.delay = 0
-		r.mu.Unlock()
+		takes()
 		crowded(false)
 		g.all("b", "v")
 		g.equal()

@@ -131,8 +131,9 @@ type core struct {
 	memb  membership
 	snaps snapshots
 
-	came  []*pb.Message // of Raft, in this turn
-	acked acked
+	came    []*pb.Message // of Raft, in this turn
+	acked   acked
+	commits []commit
 	// out is what this turn has to say, per peer and connection; the order is that
 	// in which it came up, so that a simulation can be repeated.
 	out []outFrame

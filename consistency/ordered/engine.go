@@ -251,6 +251,9 @@ func (c *core) wait() time.Duration {
 	if c.campaignAt != 0 {
 		next = min(next, c.campaignAt)
 	}
+	for _, w := range c.commits {
+		next = min(next, w.at+commitLater)
+	}
 	if len(c.late) > 0 {
 		next = min(next, c.now+lateEvery)
 	}

@@ -35,6 +35,9 @@ const maxForward = 1 << 20
 const (
 	// answerBytes is about the most of a frame of answers, unless one alone is larger.
 	answerBytes = 1 << 20
+	// smallAnswers is up to how many bytes of answers travel with an append that goes to
+	// the same controller anyway, to be one message with it.
+	smallAnswers = 4 << 10
 	// lateBytes bounds the answers that wait for room on the way to who asked, unless
 	// one alone is larger; they do for latePatience at most, and are tried again
 	// every lateEvery.
@@ -404,6 +407,9 @@ func (c *core) sendRaft(m *pb.Message) {
 	class := cluster.Control
 	switch m.GetType() {
 	case pb.MsgApp:
+		if c.putsOff(m) {
+			return
+		}
 		class = cluster.Log
 	case pb.MsgAppResp:
 		if c.repeats(m) {
@@ -412,6 +418,10 @@ func (c *core) sendRaft(m *pb.Message) {
 	case pb.MsgSnap:
 		c.snaps.announced(m.GetTo(), c.now)
 	}
+	c.queueRaft(m, class)
+}
+
+func (c *core) queueRaft(m *pb.Message, class cluster.Class) {
 	to := c.outTo(m.GetTo(), class, frameRaft)
 	buf := binary.AppendUvarint(to.body, uint64(proto.Size(m)))
 	buf, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(buf, m)
@@ -449,6 +459,54 @@ func (c *core) repeats(m *pb.Message) bool {
 	return false
 }
 
+// commitLater is how long a follower that waits for no answer need not hear that an
+// entry is committed, as long as nothing else is said to it.
+const commitLater = time.Millisecond
+
+// commit is an append without entries, and when it was put off.
+type commit struct {
+	m  *pb.Message
+	at time.Duration
+}
+
+// putsOff keeps an append without entries for later. Mostly all it says is what is
+// committed, and so does the next one: while there is one soon, that saves each follower
+// that asked for nothing a message for each entry. Raft takes one that never comes for
+// lost, so any may be.
+func (c *core) putsOff(m *pb.Message) bool {
+	at := c.now
+	c.commits = slices.DeleteFunc(c.commits, func(w commit) bool {
+		same := w.m.GetTo() == m.GetTo()
+		if same {
+			at = w.at
+		}
+		return same
+	})
+	if len(m.GetEntries()) > 0 {
+		return false
+	}
+	c.commits = append(c.commits, commit{m, at})
+	return true
+}
+
+// sendCommits queues what was put off for those to whom something is said now, or that
+// have not heard it for long enough.
+func (c *core) sendCommits() {
+	c.commits = slices.DeleteFunc(c.commits, func(w commit) bool {
+		now := c.now >= w.at+commitLater || c.speaks(w.m.GetTo(), cluster.Control, cluster.Log, cluster.Calls)
+		if now {
+			c.queueRaft(w.m, cluster.Log)
+		}
+		return now
+	})
+}
+
+// speaks reports whether this turn has something to say there by one of these
+// connections.
+func (c *core) speaks(to uint64, by ...cluster.Class) bool {
+	return slices.ContainsFunc(c.out, func(o outFrame) bool { return o.to == to && len(o.body) > 0 && slices.Contains(by, o.class) })
+}
+
 // outTo returns the frame that gathers what is to be sent there.
 func (c *core) outTo(to uint64, class cluster.Class, kind byte) *outFrame {
 	for i := range c.out {
@@ -467,16 +525,22 @@ func (c *core) sendOut(o *outFrame) {
 		return
 	}
 	switch {
-	case o.class == cluster.Log:
-		c.raft.ReportUnreachable(o.to)
 	case o.kind == frameAnswer:
 		c.keepAnswers(o.to, body)
+	case o.class == cluster.Log:
+		c.raft.ReportUnreachable(o.to)
 	}
 }
 
 // flushOut sends what the turn had to say.
 func (c *core) flushOut() {
 	c.sendLate()
+	c.sendCommits()
+	for i := range c.out {
+		if o := &c.out[i]; o.kind == frameAnswer && len(o.body) <= smallAnswers && c.speaks(o.to, cluster.Log) {
+			o.class = cluster.Log
+		}
+	}
 	for i := range c.out {
 		c.sendOut(&c.out[i])
 	}

@@ -3,6 +3,7 @@ package ordered
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"testing"
 	"testing/cryptotest"
@@ -81,6 +82,48 @@ func TestAnEntryIsAcknowledgedOnce(t *testing.T) {
 		if s.run(s.now + 2*tickEvery); leader.core.pending > 0 || !applied() {
 			t.Fatalf("write %d is not done two heartbeats after the answers got lost: %s", i, s.describe())
 		}
+	}
+}
+
+// What is committed is told with what follows, and with answers, or soon.
+func TestCommitsAreToldWithWhatFollows(t *testing.T) {
+	s := newSim(t, 1, broken{})
+	leader, other := s.roles(t)
+	const writes = 20
+	write := func(n *simNode) {
+		left := writes
+		var next func(simOutput)
+		next = func(out simOutput) {
+			if out.unknown || out.refused {
+				t.Errorf("a write at %s: %+v", n.name(), out)
+			}
+			if left--; left > 0 {
+				n.do(simInput{verb: attune.Set, key: "k", value: "v"}, next)
+			}
+		}
+		n.do(simInput{verb: attune.Set, key: "k", value: "v"}, next)
+		for end := s.now + time.Second; left > 0 && s.now < end; {
+			s.run(s.now + 100*time.Microsecond)
+		}
+		if left > 0 {
+			t.Fatalf("%d writes at %s are not done", left, n.name())
+		}
+	}
+	empty := s.empty
+	write(leader)
+	if got := s.empty - empty; got > 4 {
+		t.Errorf("%d appends without entries, of %d writes one after the other", got, writes)
+	}
+	s.run(s.now + commitLater + 3*time.Millisecond)
+	for _, n := range s.nodes {
+		if n.core.st.applied != leader.core.st.applied {
+			t.Errorf("%s has applied %d, the leader %d", n.name(), n.core.st.applied, leader.core.st.applied)
+		}
+	}
+	before := maps.Clone(s.answers)
+	write(other)
+	if log, calls := s.answers[cluster.Log]-before[cluster.Log], s.answers[cluster.Calls]-before[cluster.Calls]; log < writes || calls > 0 {
+		t.Errorf("%d answers with appends and %d by themselves", log, calls)
 	}
 }
 

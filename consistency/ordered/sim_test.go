@@ -18,6 +18,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/attunekv/attune"
+	"github.com/attunekv/attune/cluster"
 )
 
 // The whole engine but its goroutines, on a network, clocks and disks made of
@@ -53,8 +54,10 @@ type sim struct {
 	delay   time.Duration
 	cut     map[[2]int]bool // from, to
 	history []porcupine.Operation
-	clients int // identities given out
-	acks    int // of the log, sent
+	clients int                   // identities given out
+	acks    int                   // of the log, sent
+	empty   int                   // appends without entries, sent
+	answers map[cluster.Class]int // frames, sent
 	stopped bool
 }
 
@@ -96,7 +99,7 @@ func (s *sim) run(end time.Duration) {
 }
 
 func newSim(t testing.TB, seed uint64, b broken) *sim {
-	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 1)), cut: make(map[[2]int]bool), broken: b, nextID: 1}
+	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 1)), cut: make(map[[2]int]bool), answers: make(map[cluster.Class]int), broken: b, nextID: 1}
 	for i := range simNodes {
 		n := &simNode{s: s, slot: i, durable: s.rng.IntN(2) == 0 && !b.reuseID, skew: time.Duration(s.rng.IntN(7200)-3600) * time.Second}
 		s.nodes = append(s.nodes, n)

@@ -249,8 +249,11 @@ func (n *simNode) send(to uint64, class cluster.Class, kind byte, body []byte) b
 	if o == nil || o == n {
 		return false
 	}
-	if kind == frameRaft {
+	switch kind {
+	case frameRaft:
 		n.keepsWord(body)
+	case frameAnswer:
+		s.answers[class]++
 	}
 	if s.cut[[2]int{n.slot, o.slot}] || s.rng.Float64() < s.drop {
 		return true // lost
@@ -290,6 +293,10 @@ func (n *simNode) keepsWord(body []byte) {
 		body = body[used+int(size):]
 		kept := true
 		switch m.GetType() {
+		case pb.MsgApp:
+			if len(m.GetEntries()) == 0 {
+				n.s.empty++
+			}
 		case pb.MsgAppResp:
 			n.s.acks++
 			kept = m.GetReject() || m.GetIndex() <= last && m.GetTerm() <= hard.GetTerm()

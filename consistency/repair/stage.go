@@ -30,11 +30,11 @@ const (
 	stageOverhead = 256
 	// settleTimeout is how long the store may take for one, or for a batch.
 	settleTimeout = 2 * time.Second
-	// stagePace is the time between two departures, if less than stageMany wait: the
-	// system calls of one value by itself cost controller and store several times what
-	// the value does.
-	stagePace = 4 * time.Millisecond
-	stageMany = 64
+	// stagePace is the time between two departures, if less than stageMany wait, and less
+	// than stageBatchBytes: system calls for a few values cost controller and store more
+	// than the values do, and of a key that is written often the store gets one.
+	stagePace = 32 * time.Millisecond
+	stageMany = 1024
 	// stagePoll is how often one who waits for room looks, and stagePatience how long
 	// it waits for more than a little.
 	stagePoll     = time.Millisecond
@@ -212,7 +212,7 @@ func (s *Stager) serve(l *lane, work func(*lane)) {
 // carry brings what is in a lane to the store together. If that is little it waits for
 // more. Nobody waits for the values meanwhile: reads find them with the replica.
 func (s *Stager) carry(l *lane) {
-	if l.n.Load() < stageMany {
+	if l.n.Load() < stageMany && s.bytes.Load() < stageBatchBytes {
 		time.Sleep(stagePace - time.Duration(time.Now().UnixNano())%stagePace)
 	}
 	for jobs := l.take(); len(jobs) > 0; {

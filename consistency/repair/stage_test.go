@@ -63,34 +63,37 @@ func testAKeyKeepsItsOrderOnTheWayToTheStore(t *testing.T, n node) {
 	}
 }
 
-// TestValuesDepartTogether: those that come within four milliseconds share a round trip.
+// TestValuesDepartTogether: those that come within 32 milliseconds share a round trip,
+// and of a key that is written over and over the store gets what is newest then.
 func TestValuesDepartTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newBatchingNode()
-		departed := make(map[time.Time]int)
+		departed := make(map[time.Time]bool)
+		puts := make(map[string]int)
 		var mu sync.Mutex
-		n.store.before = func(_ context.Context, verb, _ string) error {
+		n.store.before = func(_ context.Context, _, key string) error {
 			mu.Lock()
 			defer mu.Unlock()
-			departed[time.Now()]++
+			departed[time.Now()] = true
+			puts[key]++
 			return nil
 		}
 		s := repair.NewStager(n.Replica, zap.NewNop())
 		defer s.Close()
-		const keys = 60
-		for i := range keys {
+		const writes = 200
+		for i := range writes {
 			s.Add(n.apply(t, fmt.Sprint("k", i), 1, "x"))
+			s.Add(n.apply(t, "hot", attune.Version(i+1), "x"))
 			time.Sleep(100 * time.Microsecond)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 		mu.Lock()
 		defer mu.Unlock()
-		all := 0
-		for _, together := range departed {
-			all += together
+		if len(puts) != writes+1 || len(departed) > 2 {
+			t.Errorf("%d keys of %d, written in 20 ms, left for the store at %d moments", len(puts), writes+1, len(departed))
 		}
-		if all != keys || len(departed) > 3 {
-			t.Errorf("%d values that came in 6 ms left for the store at %d moments", all, len(departed))
+		if puts["hot"] > 2 || n.store.has("hot") != writes {
+			t.Errorf("the store got %d values of a key, and has version %d of it", puts["hot"], n.store.has("hot"))
 		}
 	})
 }
