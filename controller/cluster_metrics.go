@@ -46,6 +46,7 @@ var (
 	expelledDesc  = prometheus.NewDesc("attune_gossip_expelled_total", "Absent members that the others ceased to wait for.", nil, nil)
 	homeDesc      = prometheus.NewDesc("attune_gossip_forwarded_total", "Commands that the home of their key decides: sent there, decided here for others, refused to others, or sent and without an answer.", []string{"what"}, nil)
 	stageDesc     = prometheus.NewDesc("attune_store_waiting_bytes", "Values on their way to a backend outside this process.", nil, nil)
+	behindDesc    = prometheus.NewDesc("attune_store_behind", "1 while so many values wait for a backend outside this process that writes are slowed down.", nil, nil)
 	repairDesc    = prometheus.NewDesc("attune_store_values_total", "Values that a backend outside this process did not take, those the other controllers were asked for, those of them that were repaired so, and those fetched to fill it.", []string{"what"}, nil)
 	fillingDesc   = prometheus.NewDesc("attune_store_filling", "1 while the backend outside this process is being filled from another controller.", nil, nil)
 	fillDesc      = prometheus.NewDesc("attune_store_fill_items", "Of the pass under way, or the last: items looked for, of about how many, and those that were lacking.", []string{"which"}, nil)
@@ -75,6 +76,7 @@ func (n *Node) collectCluster(count, gauge func(d *prometheus.Desc, v float64, l
 	}
 	if st, ok := n.repairs(); ok {
 		gauge(stageDesc, float64(st.Waiting))
+		gauge(behindDesc, flag(st.Behind))
 		gauge(fillingDesc, flag(st.Fill.From != ""))
 		gauge(fillDesc, float64(st.Fill.Looked), "looked")
 		gauge(fillDesc, float64(st.Fill.Of), "of")
