@@ -36,8 +36,10 @@ const (
 	// answerBytes is about the most of a frame of answers, unless one alone is larger.
 	answerBytes = 1 << 20
 	// smallAnswers is up to how many bytes of answers travel with an append that goes to
-	// the same controller anyway, to be one message with it.
+	// the same controller anyway, to be one message with it, and keptUp how many entries
+	// that one may lack: answers must not wait for what a slow one is still to be sent.
 	smallAnswers = 4 << 10
+	keptUp       = 8
 	// lateBytes bounds the answers that wait for room on the way to who asked, unless
 	// one alone is larger; they do for latePatience at most, and are tried again
 	// every lateEvery.
@@ -507,6 +509,15 @@ func (c *core) speaks(to uint64, by ...cluster.Class) bool {
 	return slices.ContainsFunc(c.out, func(o outFrame) bool { return o.to == to && len(o.body) > 0 && slices.Contains(by, o.class) })
 }
 
+// keepsUp reports whether a follower is known to have nearly all of the log.
+func (c *core) keepsUp(id uint64) (does bool) {
+	last, _ := c.store.LastIndex() // never fails
+	c.raft.WithProgress(func(other uint64, _ raft.ProgressType, pr trackerProgress) {
+		does = does || other == id && pr.Match+keptUp >= last
+	})
+	return does
+}
+
 // outTo returns the frame that gathers what is to be sent there.
 func (c *core) outTo(to uint64, class cluster.Class, kind byte) *outFrame {
 	for i := range c.out {
@@ -537,7 +548,7 @@ func (c *core) flushOut() {
 	c.sendLate()
 	c.sendCommits()
 	for i := range c.out {
-		if o := &c.out[i]; o.kind == frameAnswer && len(o.body) <= smallAnswers && c.speaks(o.to, cluster.Log) {
+		if o := &c.out[i]; o.kind == frameAnswer && len(o.body) <= smallAnswers && c.speaks(o.to, cluster.Log) && c.keepsUp(o.to) {
 			o.class = cluster.Log
 		}
 	}

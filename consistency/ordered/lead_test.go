@@ -125,6 +125,13 @@ func TestCommitsAreToldWithWhatFollows(t *testing.T) {
 	if log, calls := s.answers[cluster.Log]-before[cluster.Log], s.answers[cluster.Calls]-before[cluster.Calls]; log < writes || calls > 0 {
 		t.Errorf("%d answers with appends and %d by themselves", log, calls)
 	}
+	if !leader.core.keepsUp(other.id) {
+		t.Errorf("%s is not known to keep up", other.name())
+	}
+	other.paused = true
+	if write(leader); leader.core.keepsUp(other.id) {
+		t.Errorf("%s lacks %d entries, and its answers would wait for them", other.name(), writes)
+	}
 }
 
 // Who is needed for a quorum of those that are left does not leave.
