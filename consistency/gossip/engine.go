@@ -189,6 +189,9 @@ func (e *Engine) await(c *attune.Call) bool {
 	ctx, cancel := e.bound(c)
 	defer cancel()
 	err := e.stage.Await(ctx, e.core.crowded.Load)
+	if c.Trace != nil {
+		c.Trace.Ended("store room", "waited for a store that is behind, here or at another controller")
+	}
 	if err != nil {
 		c.Err = nil
 		for i := range c.Ops {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -347,10 +348,17 @@ func TestWritersWaitForTheStoresOfOthers(t *testing.T) {
 			a.must(attune.Stored, a.op(attune.Set, fmt.Sprint("k", i), value))
 		}
 		crowded(true)
-		began := time.Now()
-		c.must(attune.Stored, c.op(attune.Set, "c", "v"))
-		if took := time.Since(began); took < 20*time.Millisecond {
-			t.Errorf("a write took %v while a store was behind", took)
+		began, trace, done := time.Now(), attune.NewTrace("set", nil), make(chan struct{})
+		call := &attune.Call{Ctx: t.Context(), Ops: []attune.Op{c.op(attune.Set, "c", "v")}, Res: make([]attune.Result, 1), Trace: trace}
+		call.Done = func() { close(done) }
+		if !c.Submit(call) {
+			<-done
+		}
+		if took := time.Since(began); took < 20*time.Millisecond || call.Res[0].Status != attune.Stored {
+			t.Errorf("a write took %v while a store was behind: %+v", took, call.Res[0])
+		}
+		if !slices.ContainsFunc(trace.Steps(), func(s attune.Step) bool { return s.Phase == "store room" }) {
+			t.Errorf("the trace of a write that waited: %+v", trace.Steps())
 		}
 		b.must(attune.Stored, b.op(attune.Set, "b", "v"))
 		takes()

@@ -35,9 +35,11 @@ const (
 	// than the values do, and of a key that is written often the store gets one.
 	stagePace = 32 * time.Millisecond
 	stageMany = 1024
-	// stagePoll is how often one who waits for room looks, and stagePatience how long
+	// stagePoll is how often one who waits for room looks, othersPoll if it is for room in
+	// the store of another, of which there is news less often, and stagePatience how long
 	// it waits for more than a little.
 	stagePoll     = time.Millisecond
+	othersPoll    = 10 * time.Millisecond
 	stagePatience = 50 * time.Millisecond
 	// retryAfter is how long after a lane's values were refused all of them are tried
 	// again, or retryShare times as long as it took to try them, up to retryMost.
@@ -421,19 +423,24 @@ func (s *Stager) Stuck() error {
 // write may keep it behind for ever, and they slow down as well. It returns ErrBehind
 // when ctx ends.
 func (s *Stager) Await(ctx context.Context, others func() bool) error {
-	for began := time.Now(); s.Behind() || others(); {
+	for began := time.Now(); ; {
+		poll := stagePoll
+		if !s.Behind() {
+			if poll = othersPoll; !others() {
+				return nil
+			}
+		}
 		if time.Since(began) > stagePatience && !s.Full() {
 			return nil
 		}
 		select {
-		case <-time.After(stagePoll):
+		case <-time.After(poll):
 		case <-ctx.Done():
 			return ErrBehind
 		case <-s.ctx.Done():
 			return errClosed
 		}
 	}
-	return nil
 }
 
 // GiveUp ends all waiting: what is on its way to a durable store stays where it is,
