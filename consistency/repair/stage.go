@@ -397,9 +397,13 @@ func (s *Stager) over(share int64) bool {
 	return false
 }
 
-// Slow reports whether it is Behind, though the store takes what it can: then it helps
-// if others write less. One that refuses may do so for days.
-func (s *Stager) Slow() bool { return s.Behind() && s.refuses() == nil }
+// Slow reports whether it is Behind or, by number, half of that, though the store takes
+// what it can: then it helps if others write less, who hear of it some time later. One
+// that refuses may do so for days.
+func (s *Stager) Slow() bool {
+	early := s.convoy != nil && s.convoy.n.Load() > s.convoy.bound/8
+	return (early || s.Behind()) && s.refuses() == nil
+}
 
 // refuses is why a durable store did not take a value, not long ago; else nil.
 func (s *Stager) refuses() *refusal {

@@ -304,3 +304,26 @@ func testWritersWaitForAStoreThatIsBehind(t *testing.T, n node) {
 		t.Errorf("others are behind for ever: %v", err)
 	}
 }
+
+// TestOthersHearEarly: they are to write less before those who write here are to.
+func TestOthersHearEarly(t *testing.T) {
+	n := newBatchingNode()
+	open := make(chan struct{})
+	n.store.before = func(context.Context, string, string) error { <-open; return nil }
+	s := repair.NewStager(n.Replica, zap.NewNop())
+	defer s.Close()
+	defer close(open)
+	added := 0
+	for ; !s.Slow(); added++ {
+		s.Add(n.apply(t, fmt.Sprint("k", added), 1, "x"))
+	}
+	if added < 10_000 || s.Behind() {
+		t.Errorf("slow with %d values; behind: %t", added, s.Behind())
+	}
+	for ; !s.Behind(); added++ {
+		s.Add(n.apply(t, fmt.Sprint("k", added), 1, "x"))
+	}
+	if !s.Slow() || s.Full() {
+		t.Errorf("with %d values; slow: %t, full: %t", added, s.Slow(), s.Full())
+	}
+}
