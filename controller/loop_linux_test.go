@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"errors"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -14,9 +15,11 @@ func parkedAlone(t *testing.T) (*loop, *loopConn) {
 	var err, err2 error
 	l.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	l.wakefd, err2 = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	fd, err3 := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil || err2 != nil || err3 != nil {
-		t.Fatal(err, err2, err3)
+	low, err3 := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	// The kernel hands out the lowest number: a high one nobody gets when it is free again.
+	fd, err4 := unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, 512)
+	if err := errors.Join(err, err2, err3, err4, unix.Close(low)); err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		for _, fd := range []int{l.epfd, l.wakefd, fd} {
