@@ -44,11 +44,11 @@ type core struct {
 	// remote takes over changes whose bytes must be brought to a store outside
 	// this process.
 	remote func(*attune.Change)
-	// behind reports whether more waits for that store than should, and it takes it.
-	behind func() bool
+	// slow reports whether that store takes changes, and not as fast as they come.
+	slow func() bool
 
 	skewed  atomic.Bool // its clock is off: it must not write
-	crowded atomic.Bool // a neighbour is behind
+	crowded atomic.Bool // the store of a neighbour is slow
 
 	mu      sync.Mutex // guards the rest
 	maxSkew time.Duration
@@ -108,7 +108,7 @@ func newCore(id uint64, causal bool, r *replica.Replica, c *clock, w world, log 
 	k := &core{
 		id: id, causal: causal, replica: r, clock: c, world: w, log: log,
 		vv: make(map[uint64]*progress), ring: newRing(ringBytes), peers: make(map[uint64]*peer),
-		sketch: newSketch(r), remote: func(*attune.Change) {}, behind: func() bool { return false },
+		sketch: newSketch(r), remote: func(*attune.Change) {}, slow: func() bool { return false },
 	}
 	k.own = k.reach(id)
 	k.batch, k.deps = make([]heldUpdate, 0, lookahead), make([]dependency, 0, 8*lookahead)

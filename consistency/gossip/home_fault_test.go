@@ -14,6 +14,7 @@ import (
 
 	"github.com/attunekv/attune"
 	"github.com/attunekv/attune/cluster"
+	"github.com/attunekv/attune/consistency/repair"
 	"github.com/attunekv/attune/replica"
 )
 
@@ -153,6 +154,37 @@ func TestTheHomeIsBehind(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		for _, x := range s.nodes {
 			x.want(key, "102")
+		}
+	})
+}
+
+// A home whose store is behind has what it is asked wait, and says so if that is in vain:
+// nothing was done.
+func TestTheHomeHasNoRoom(t *testing.T) {
+	bothLevels(t, 3, func(t *testing.T, s *homeNet) {
+		a, home := s.nodes[0], s.nodes[2]
+		var full atomic.Bool
+		home.homes.room = func(c *attune.Call) bool {
+			time.Sleep(100 * time.Millisecond)
+			if full.Load() {
+				c.Res[0] = attune.Result{Status: attune.Failed, Err: repair.ErrBehind}
+				return false
+			}
+			return true
+		}
+		key := s.keyOf(2)
+		a.set(key, "7")
+		full.Store(true)
+		if res := a.one(a.incr(key, 1)); res.Status != attune.Failed {
+			t.Errorf("%+v", res)
+		}
+		full.Store(false)
+		began := time.Now()
+		if res := a.one(a.incr(key, 1)); res.Number != 8 {
+			t.Errorf("%+v", res)
+		}
+		if took := time.Since(began); took < 100*time.Millisecond {
+			t.Errorf("it took %v", took)
 		}
 	})
 }

@@ -137,7 +137,7 @@ func (e *Engine) enter(ctx context.Context, start time.Time, mono func() time.Du
 	k.cut.maxAge = e.o.TombstoneMaxAge
 	e.stage = repair.NewStager(e.replica, e.log)
 	e.fetcher = repair.NewFetcher(e.cluster, e.replica, e.stage, e.everybody, heardOfAll{e.replica})
-	k.behind = e.stage.Slow
+	k.slow = e.stage.Slow
 	e.filler = repair.NewFiller(e.cluster, e.replica, e.others, e.o.RepairRate, e.log)
 	if !e.replica.Immediate() {
 		k.remote = func(c *attune.Change) {

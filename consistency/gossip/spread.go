@@ -44,7 +44,7 @@ type peer struct {
 	heard  time.Duration // of the last digest; 0 never
 	ready  bool
 	deaf   bool  // some that are alive do not reach it
-	behind bool  // its store is
+	slow   bool  // its store is
 	offset int64 // of its clock to ours, in milliseconds
 	// the most since turned, and the most in the offsetTurn before
 	latest, earlier int64
@@ -224,7 +224,7 @@ func (k *core) digest(from uint64, body []byte) {
 	now := k.clock.mono()
 	first, helped := p.heard == 0, false
 	p.heard, p.ready, p.deaf = max(now, 1), d.flags&digestReady != 0, d.flags&digestDeaf != 0
-	p.behind = d.flags&digestBehind != 0
+	p.slow = d.flags&digestSlow != 0
 	k.listen(now)
 	p.node = d.node
 	p.compare(d.time-k.clock.now(), first, now)
@@ -301,16 +301,16 @@ func (k *core) flags() (f byte) {
 	if k.deaf() {
 		f |= digestDeaf
 	}
-	if k.behind() {
-		f |= digestBehind
+	if k.slow() {
+		f |= digestSlow
 	}
 	return f
 }
 
-// listen notes whether a neighbour that lives has a store that is behind.
+// listen notes whether a neighbour that lives has a slow store.
 func (k *core) listen(now time.Duration) {
 	k.crowded.Store(slices.ContainsFunc(k.near, func(p *peer) bool {
-		return p.behind && p.alive && now-p.heard < silence
+		return p.slow && p.alive && now-p.heard < silence
 	}))
 }
 

@@ -203,11 +203,11 @@ type digest struct {
 }
 
 const (
-	digestFull   = 1 << iota // entries is the whole vector
-	digestReady              // it serves clients
-	digestDeaf               // it hears of some only by way of others
-	digestBehind             // more waits for its store than should: write less
-	digestFlags  = 1<<iota - 1
+	digestFull  = 1 << iota // entries is the whole vector
+	digestReady             // it serves clients
+	digestDeaf              // it hears of some only by way of others
+	digestSlow              // its store takes less than is written: write less
+	digestFlags = 1<<iota - 1
 )
 
 func (d *digest) append(b []byte) []byte {

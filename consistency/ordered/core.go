@@ -133,7 +133,7 @@ type core struct {
 
 	came    []*pb.Message // of Raft, in this turn
 	acked   acked
-	commits []commit
+	commits []commit // that are put off, one per follower
 	// out is what this turn has to say, per peer and connection; the order is that
 	// in which it came up, so that a simulation can be repeated.
 	out []outFrame

@@ -10,7 +10,8 @@
 //	request.go   what waits for an answer, here or at another controller
 //	decide.go    the leader decides ops on replica and overlay
 //	propose.go   what was decided becomes entries, and who waits for them is answered
-//	forward.go   requests to the leader and answers; Raft's messages
+//	forward.go   requests to the leader, answers, and what to think of a lost connection
+//	messages.go  what a turn has to say, as few messages: Raft's, and answers with them
 //	read.go      read-index rounds, and who waits for them
 //	member.go    learners, voters, leaving: one change at a time
 //	snapshot.go  cuts for members whose log is too short, states on disk

@@ -320,6 +320,9 @@ func TestOthersHearEarly(t *testing.T) {
 	if added < 10_000 || s.Behind() {
 		t.Errorf("slow with %d values; behind: %t", added, s.Behind())
 	}
+	if st := repair.StatusOf(s, new(repair.Fetcher), new(repair.Filler)); !st.Behind || st.Waiting == 0 {
+		t.Errorf("people are told %+v", st)
+	}
 	for ; !s.Behind(); added++ {
 		s.Add(n.apply(t, fmt.Sprint("k", added), 1, "x"))
 	}
